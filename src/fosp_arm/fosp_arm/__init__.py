@@ -1,0 +1,1 @@
+"""Arm node: twist commands to joint targets by inverse kinematics, with limits and a watchdog."""

@@ -1,0 +1,1 @@
+"""The whole graph: node list, parameters, launch files, embedded runner, demo."""

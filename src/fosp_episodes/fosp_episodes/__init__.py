@@ -1,0 +1,1 @@
+"""Episode node: runs, labels and stores episodes."""

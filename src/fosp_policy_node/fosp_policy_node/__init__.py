@@ -1,0 +1,1 @@
+"""Policy node: one frame in, one decision out, by the model bundle's latent filter and policy expansion."""

@@ -1,0 +1,1 @@
+"""What the nodes share: QoS profiles, names, parameters, image messages, diagnostics."""

@@ -1,0 +1,1 @@
+"""Safety monitor in series between the policy and the arm."""

@@ -1,0 +1,1 @@
+"""The SafeReach world in MuJoCo: gymnasium environment, data collection, simulation node."""

@@ -1,0 +1,24 @@
+from setuptools import find_packages, setup
+
+NAME = "fosp_sim"
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    packages=find_packages(exclude=["test"]),
+    package_data={NAME: ["py.typed"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (f"share/{NAME}", ["package.xml"]),
+    ],
+    zip_safe=False,
+    maintainer="FOSP maintainers",
+    maintainer_email="maintainers@fosp.invalid",
+    description="The SafeReach world in MuJoCo: gymnasium environment, data collection, simulation node.",
+    license="Apache-2.0",
+    extras_require={"test": ["pytest"]},
+    entry_points={
+        "console_scripts": ["simulation_node = fosp_sim.simulation_node:main"],
+        "gymnasium.envs": ["__root__ = fosp_sim.registration:register"],
+    },
+)
