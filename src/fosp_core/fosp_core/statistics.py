@@ -1,0 +1,41 @@
+"""Small statistics that figures and gates share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+
+
+def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a proportion (Wilson 1927); (0, 1) when there are no trials.
+
+    Raises:
+        ValueError: counts that are no proportion, or a confidence outside (0, 1).
+    """
+    if not 0 <= successes <= trials:
+        raise ValueError(f"{successes} successes of {trials} trials is no proportion")
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence {confidence} is outside (0, 1)")
+    if trials == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    rate = successes / trials
+    centre = rate + z * z / (2 * trials)
+    spread = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    # At 0 and n successes the bound is exact; rounding must not move it.
+    low = 0.0 if successes == 0 else max(0.0, (centre - spread) / scale)
+    high = 1.0 if successes == trials else min(1.0, (centre + spread) / scale)
+    return low, high
+
+
+def summarize_latency(milliseconds: Sequence[float]) -> dict[str, float | int | None]:
+    """Count, p50, p99 and maximum of latencies in ms; ``None`` where there is no data."""
+    values = np.asarray([v for v in milliseconds if math.isfinite(v)], dtype=np.float64)
+    if values.size == 0:
+        return {"count": 0, "p50": None, "p99": None, "max": None}
+    p50, p99 = np.percentile(values, [50, 99])
+    return {"count": int(values.size), "p50": float(p50), "p99": float(p99), "max": float(values.max())}
