@@ -1,12 +1,12 @@
-"""The SafeReach robot arm: one URDF that every simulator and solver loads."""
+"""The robot description that MuJoCo, mink, Gazebo and RViz share."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-URDF_NAME = "panda_safereach.urdf"
+__all__ = ["urdf_path"]
 
 
 def urdf_path() -> Path:
-    """Path of the arm's URDF (Panda kinematics, joint names and limits; primitive shapes)."""
-    return Path(__file__).resolve().parent / "urdf" / URDF_NAME
+    """Path of the one URDF of the arm, hand and tool frame (``panda_link0`` to ``panda_hand_tcp``)."""
+    return Path(__file__).resolve().parent / "urdf" / "panda_safereach.urdf"
