@@ -42,7 +42,7 @@ class Judgement:
     @property
     def worst(self) -> Array:
         """(N,) largest probability over the action and its imagined future."""
-        return np.maximum(self.violation_probability, self.lookahead.max(axis=1, initial=0.0))
+        return np.asarray(np.maximum(self.violation_probability, self.lookahead.max(axis=1, initial=0.0)))
 
 
 class PolicyRuntime:

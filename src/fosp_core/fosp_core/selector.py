@@ -65,7 +65,7 @@ def expansion_probabilities(
         reward = np.where(allowed, reward, -np.inf)
     logits = (reward - kappa * cost) / temperature
     weights = np.exp(logits - logits.max())
-    return weights / weights.sum()
+    return np.asarray(weights / weights.sum())
 
 
 class Selector:

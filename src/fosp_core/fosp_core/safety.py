@@ -1,0 +1,480 @@
+"""The safety rules: pure functions over a small, immutable state.
+
+Nothing moves unless every rule consents: each function starts from "hold" and only a fresh frame, a fresh decision on
+that very frame, an action within bounds and a violation probability below the thresholds turn it into motion.
+
+Two clocks are read. ``Now.stamp`` is the clock of the message stamps (it may be simulated, jump or stand still);
+``Now.steady`` is the computer's monotonic clock, so that silence is noticed when the other clock stops.
+
+This is a research-grade protective hold, not a certified emergency stop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+
+from fosp_core.bundle import Thresholds
+from fosp_core.task import ACTION_LENGTH, ACTION_SCALE_M, WORKSPACE, Box, limited_displacement
+
+Vector = tuple[float, ...]
+ZERO: Vector = (0.0,) * ACTION_LENGTH
+
+
+class SafetyState(IntEnum):
+    """State of the monitor; HALTED latches."""
+
+    INACTIVE = 0
+    NOMINAL = 1
+    CAUTION = 2
+    HALTED = 3
+
+
+class Verdict(IntEnum):
+    """What became of the last decision."""
+
+    NONE = 0
+    FORWARDED = 1
+    SLOWED = 2
+    REPLACED = 3
+    HELD = 4
+
+
+class Reason(IntEnum):
+    """Why the monitor holds, slows or halts; the larger number is the more severe one."""
+
+    NO_DECISION = 1
+    NO_FRAME = 2
+    STALE_DECISION = 3
+    OTHER_FRAME = 4
+    WORKSPACE = 10
+    RISK_CAUTION = 11
+    STALE_FRAME = 20
+    STALE_JOINTS = 21
+    BAD_IMAGE = 22
+    CLOCK = 23
+    FROZEN_CAMERA = 24
+    BAD_ACTION = 30
+    BAD_ASSESSMENT = 31
+    OUT_OF_DISTRIBUTION = 32
+    RISK_HALT = 33
+    OUTSIDE_WORKSPACE = 34
+    SECOND_PUBLISHER = 40
+    MODEL = 41
+    OPERATOR = 42
+    DEACTIVATED = 43
+    INTERNAL_ERROR = 50
+
+    @property
+    def text(self) -> str:
+        """One clause for people."""
+        return _REASON_TEXT[self]
+
+
+_REASON_TEXT = {
+    Reason.NO_DECISION: "no decision from the policy",
+    Reason.NO_FRAME: "no camera frame yet",
+    Reason.STALE_DECISION: "the decision is too old",
+    Reason.OTHER_FRAME: "the decision was not made on the newest judged frame",
+    Reason.WORKSPACE: "the action was shortened to stay inside the workspace",
+    Reason.RISK_CAUTION: "the predicted risk is raised",
+    Reason.STALE_FRAME: "camera frames stopped",
+    Reason.STALE_JOINTS: "joint states are missing or too old",
+    Reason.BAD_IMAGE: "the camera image is malformed",
+    Reason.CLOCK: "frame stamps lie in the future, go backwards or repeat",
+    Reason.FROZEN_CAMERA: "the camera image does not change although the arm moves",
+    Reason.BAD_ACTION: "the action is not finite, has the wrong length or leaves [-1, 1]",
+    Reason.BAD_ASSESSMENT: "the risk estimate is not a finite probability",
+    Reason.OUT_OF_DISTRIBUTION: "the scene is unlike anything the model was calibrated on",
+    Reason.RISK_HALT: "every candidate action is predicted to violate",
+    Reason.OUTSIDE_WORKSPACE: "the tool is outside of the workspace",
+    Reason.SECOND_PUBLISHER: "somebody else publishes arm commands",
+    Reason.MODEL: "the model cannot be used",
+    Reason.OPERATOR: "halted by the operator",
+    Reason.DEACTIVATED: "the monitor was deactivated",
+    Reason.INTERNAL_ERROR: "internal error in the monitor",
+}
+
+
+class Now(NamedTuple):
+    """Both clocks, seconds."""
+
+    stamp: float
+    steady: float
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is tolerated. All values are finite and positive unless said otherwise."""
+
+    frame_age_s: float = 0.2
+    decision_age_s: float = 0.15
+    joint_age_s: float = 0.2
+    future_s: float = 0.02
+    """How far a stamp may lie ahead of the clock (transport and clock rounding)."""
+    frozen_travel_m: float = 0.03
+    """Tool travel without any change in the image that counts as a frozen camera."""
+    surprise_frames: int = 3
+    """Consecutive frames above the surprise bound that count as out of distribution."""
+    motion_memory_s: float = 0.5
+    """How long after a forwarded motion a loss of input is a halt and not only a hold."""
+    healthy_s: float = 1.0
+    """Uninterrupted fresh healthy input that a reset needs."""
+    caution_scale: float = 0.5
+    """Factor on the action in CAUTION, in (0, 1]."""
+    outside_tolerance_m: float = 0.03
+    """How far the tool may stray outside of the workspace before the monitor halts."""
+    workspace: Box = WORKSPACE
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if isinstance(value, int | float) and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"limit {spec.name} must be finite and > 0, got {value}")
+        if self.caution_scale > 1.0:
+            raise ValueError(f"limit caution_scale must be in (0, 1], got {self.caution_scale}")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One camera frame as the monitor's own filter saw it."""
+
+    stamp: float
+    """Seconds, clock of the stamps."""
+    digest: int
+    """Any hash of the pixels; equal digests mean equal images."""
+    tool: Vector
+    """Tool position (3,), metres, from joint states."""
+    joint_age_s: float
+    surprise: float
+    """Nats; ignored on the first frame of an episode, where there is no past to be surprised by."""
+    violation_probability: float
+    """p(s) in [0, 1]."""
+    is_first: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A proposed action and the candidates it was chosen from."""
+
+    stamp: float
+    """Stamp of the frame it was made on."""
+    decided_at: float
+    """Clock of the stamps, seconds."""
+    action: Vector
+    candidates: tuple[Vector, ...] = ()
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """The monitor's own judgement of [proposed action, *candidates], in that order."""
+
+    violation_probability: Vector
+    """Largest of p(s, a) and the imagined steps, each in [0, 1]."""
+    q_cost: Vector
+
+
+@dataclass(frozen=True)
+class MonitorState:
+    """Everything the monitor remembers."""
+
+    state: SafetyState = SafetyState.NOMINAL
+    halt_reasons: tuple[Reason, ...] = ()
+    halt_count: int = 0
+    frame: Frame | None = None
+    frame_received: float = -math.inf
+    """Steady clock."""
+    image_changed_at: Vector | None = None
+    """Tool position when the image last changed."""
+    surprised_frames: int = 0
+    input_reasons: tuple[Reason, ...] = (Reason.NO_FRAME,)
+    healthy_since: float = math.inf
+    """Steady clock; infinite while the input is not healthy."""
+    approved: Vector = ZERO
+    approved_stamp: float = -math.inf
+    """Stamp of the frame the approved action belongs to."""
+    decided_at: float = -math.inf
+    decision_received: float = -math.inf
+    """Steady clock."""
+    last_motion: float = -math.inf
+    """Steady clock of the last command that moved the arm."""
+    decision_reasons: tuple[Reason, ...] = (Reason.NO_DECISION,)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Outcome of a decision. ``action`` is what may be executed, zero when held."""
+
+    verdict: Verdict
+    action: Vector = ZERO
+    reasons: tuple[Reason, ...] = ()
+    violation_probability: float = math.nan
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to send to the arm now: an action in [-1, 1], zero for hold, and every reason in force, worst first."""
+
+    action: Vector
+    reasons: tuple[Reason, ...] = field(default=())
+
+    @property
+    def moves(self) -> bool:
+        """Whether the command is anything but a hold."""
+        return any(self.action)
+
+
+def halt(state: MonitorState, *reasons: Reason) -> MonitorState:
+    """Latch HALTED; the reasons of the first halt stay in front."""
+    added = tuple(r for r in reasons if r not in state.halt_reasons)
+    return replace(
+        state,
+        state=SafetyState.HALTED,
+        halt_reasons=state.halt_reasons + added,
+        halt_count=state.halt_count + (state.state is not SafetyState.HALTED),
+        approved=ZERO,
+        approved_stamp=-math.inf,
+    )
+
+
+def reject_frame(state: MonitorState, limits: Limits, reason: Reason, now: Now) -> MonitorState:
+    """A frame that cannot be used (malformed image, no joint states): a halt in motion, else a hold."""
+    return _unhealthy(state, limits, (reason,), now)
+
+
+def observe_frame(state: MonitorState, limits: Limits, thresholds: Thresholds, frame: Frame, now: Now) -> MonitorState:
+    """Take in one frame and every check that needs no decision."""
+    reasons: list[Reason] = []
+    age = now.stamp - frame.stamp
+    if not math.isfinite(frame.stamp) or age < -limits.future_s:
+        # The frame is not remembered: a stamp from the future must not outlaw the honest ones that follow.
+        return _unhealthy(state, limits, (Reason.CLOCK,), now)
+    previous = state.frame
+    if previous is not None and frame.stamp <= previous.stamp:
+        if now.stamp + limits.future_s >= previous.stamp:
+            return _unhealthy(state, limits, (Reason.CLOCK,), now)
+        # The clock itself went backwards (a simulation restarted): start over, halted if it was moving.
+        state = _unhealthy(replace(state, frame=None, image_changed_at=None), limits, (Reason.CLOCK,), now)
+        previous = None
+    if age > limits.frame_age_s:
+        reasons.append(Reason.STALE_FRAME)
+    finite_tool = len(frame.tool) == 3 and all(math.isfinite(v) for v in frame.tool)
+    if not finite_tool or not 0.0 <= frame.joint_age_s <= limits.joint_age_s:
+        reasons.append(Reason.STALE_JOINTS)
+    elif _outside_by(frame.tool, limits.workspace) > limits.outside_tolerance_m:
+        reasons.append(Reason.OUTSIDE_WORKSPACE)
+
+    changed_at = state.image_changed_at
+    if previous is None or frame.is_first or frame.digest != previous.digest or changed_at is None:
+        changed_at = frame.tool if finite_tool else None
+    elif finite_tool and math.dist(frame.tool, changed_at) > limits.frozen_travel_m:
+        reasons.append(Reason.FROZEN_CAMERA)
+
+    surprised = 0
+    if not _is_probability(frame.violation_probability) or not math.isfinite(frame.surprise):
+        reasons.append(Reason.BAD_ASSESSMENT)
+    elif not frame.is_first and frame.surprise > thresholds.surprise:
+        surprised = state.surprised_frames + 1
+        if surprised >= limits.surprise_frames:
+            reasons.append(Reason.OUT_OF_DISTRIBUTION)
+    state = replace(
+        state,
+        frame=frame,
+        frame_received=now.steady,
+        image_changed_at=changed_at,
+        surprised_frames=surprised,
+    )
+    if reasons:
+        return _unhealthy(state, limits, tuple(reasons), now)
+    at_risk = surprised > 0 or frame.violation_probability >= thresholds.halt
+    since = math.inf if at_risk else min(state.healthy_since, now.steady)
+    return replace(state, input_reasons=(), healthy_since=since)
+
+
+def judge_decision(
+    state: MonitorState,
+    limits: Limits,
+    thresholds: Thresholds,
+    decision: Decision,
+    assessment: Assessment | None,
+    now: Now,
+) -> tuple[MonitorState, Judged]:
+    """Decide what of a proposed action may be executed.
+
+    ``assessment`` is ``None`` when the monitor could not judge the decision (its frame is not the one last judged).
+    """
+    state = _watch_frame(state, limits, now)
+    if not _valid_action(decision.action):
+        return _refuse(halt(state, Reason.BAD_ACTION), Reason.BAD_ACTION)
+    if any(not _valid_action(c) for c in decision.candidates):
+        return _refuse(halt(state, Reason.BAD_ACTION), Reason.BAD_ACTION)
+    if state.state in (SafetyState.HALTED, SafetyState.INACTIVE):
+        return _refuse(state, *(state.halt_reasons or (Reason.DEACTIVATED,)))
+    if state.input_reasons:
+        return _refuse(state, *state.input_reasons)
+    frame = state.frame
+    if frame is None:
+        return _refuse(state, Reason.NO_FRAME)
+    if assessment is None or decision.stamp != frame.stamp:
+        return _refuse(state, Reason.OTHER_FRAME)
+    age = now.stamp - decision.decided_at
+    if not -limits.future_s <= age <= limits.decision_age_s or decision.decided_at < decision.stamp - limits.future_s:
+        return _refuse(state, Reason.STALE_DECISION)
+
+    options = (decision.action, *decision.candidates)
+    risks, costs = assessment.violation_probability, assessment.q_cost
+    well_formed = len(risks) == len(options) == len(costs)
+    if not well_formed or not all(map(_is_probability, risks)) or not all(map(math.isfinite, costs)):
+        return _refuse(halt(state, Reason.BAD_ASSESSMENT), Reason.BAD_ASSESSMENT)
+
+    reasons: list[Reason] = []
+    action, verdict, risk = decision.action, Verdict.FORWARDED, risks[0]
+    if risk >= thresholds.caution:
+        allowed = [i for i in range(len(options)) if risks[i] < thresholds.halt]
+        if not allowed:
+            halted, judged = _refuse(halt(state, Reason.RISK_HALT), Reason.RISK_HALT)
+            return halted, replace(judged, violation_probability=risk)
+        best = min(allowed, key=lambda i: (costs[i], risks[i], i))
+        verdict = Verdict.SLOWED if options[best] == decision.action else Verdict.REPLACED
+        action = _scaled(options[best], limits.caution_scale)
+        reasons.append(Reason.RISK_CAUTION)
+
+    inside = _inside_workspace(frame.tool, action, limits.workspace)
+    if inside != action:
+        action = inside
+        verdict = max(verdict, Verdict.SLOWED)
+        reasons.append(Reason.WORKSPACE)
+
+    state = replace(
+        state,
+        state=SafetyState.CAUTION if Reason.RISK_CAUTION in reasons else SafetyState.NOMINAL,
+        approved=action,
+        approved_stamp=decision.stamp,
+        decided_at=decision.decided_at,
+        decision_received=now.steady,
+        decision_reasons=_ranked(reasons),
+    )
+    return state, Judged(verdict, action, _ranked(reasons), risk)
+
+
+def tick(state: MonitorState, limits: Limits, now: Now) -> tuple[MonitorState, Command]:
+    """What the arm gets now; called by the monitor's own timer and after every judged decision."""
+    state = _watch_frame(state, limits, now)
+    if state.state in (SafetyState.HALTED, SafetyState.INACTIVE):
+        return state, Command(ZERO, _ranked((*state.halt_reasons, *state.input_reasons)))
+    if state.input_reasons:
+        return state, Command(ZERO, _ranked(state.input_reasons))
+    if state.decision_received == -math.inf:
+        return state, Command(ZERO, (Reason.NO_DECISION,))
+    age = max(now.stamp - state.decided_at, now.steady - state.decision_received)
+    if not -limits.future_s <= age <= limits.decision_age_s:
+        # Silence of the policy is a hold, not a halt: episodes end that way.
+        settled = replace(
+            state,
+            state=SafetyState.NOMINAL,
+            approved=ZERO,
+            approved_stamp=-math.inf,
+            decision_received=-math.inf,
+            decision_reasons=(Reason.NO_DECISION,),
+        )
+        return settled, Command(ZERO, (Reason.NO_DECISION,))
+    if state.approved_stamp == -math.inf:
+        return state, Command(ZERO, _ranked(state.decision_reasons))
+    if any(state.approved):
+        state = replace(state, last_motion=now.steady)
+    return state, Command(state.approved, _ranked(state.decision_reasons))
+
+
+def reset(state: MonitorState, limits: Limits, now: Now) -> tuple[MonitorState, bool, str]:
+    """Leave HALTED on an operator's word; refused, with the reason, unless the input has been healthy long enough."""
+    state = _watch_frame(state, limits, now)
+    if state.state is SafetyState.INACTIVE:
+        return state, False, "refused: the monitor is not active"
+    if state.input_reasons:
+        texts = "; ".join(r.text for r in _ranked(state.input_reasons))
+        return state, False, f"refused: {texts}"
+    healthy_for = now.steady - state.healthy_since
+    if healthy_for < limits.healthy_s:
+        if state.healthy_since == math.inf:
+            return state, False, "refused: the scene itself is judged risky or unfamiliar"
+        return state, False, f"refused: input healthy for {healthy_for:.2f} s, {limits.healthy_s:.2f} s are needed"
+    cleared = replace(
+        state,
+        state=SafetyState.NOMINAL,
+        halt_reasons=(),
+        approved=ZERO,
+        approved_stamp=-math.inf,
+        decision_received=-math.inf,
+        last_motion=-math.inf,
+        decision_reasons=(Reason.NO_DECISION,),
+    )
+    return cleared, True, "reset" if state.state is SafetyState.HALTED else "nothing to reset"
+
+
+def _watch_frame(state: MonitorState, limits: Limits, now: Now) -> MonitorState:
+    """Notice that frames stopped, on either clock, or that the stamps' clock left the last frame behind."""
+    if state.frame is None:
+        return state
+    age = max(now.stamp - state.frame.stamp, now.steady - state.frame_received)
+    if age <= limits.frame_age_s or Reason.STALE_FRAME in state.input_reasons:
+        return state
+    return _unhealthy(state, limits, (*state.input_reasons, Reason.STALE_FRAME), now)
+
+
+def _unhealthy(state: MonitorState, limits: Limits, reasons: Sequence[Reason], now: Now) -> MonitorState:
+    state = replace(
+        state,
+        input_reasons=tuple(reasons),
+        healthy_since=math.inf,
+        approved=ZERO,
+        approved_stamp=-math.inf,
+    )
+    moving = now.steady - state.last_motion <= limits.motion_memory_s
+    return halt(state, *reasons) if moving and state.state is not SafetyState.INACTIVE else state
+
+
+def _refuse(state: MonitorState, *reasons: Reason) -> tuple[MonitorState, Judged]:
+    ranked = _ranked(reasons)
+    held = replace(state, approved=ZERO, approved_stamp=-math.inf, decision_reasons=ranked)
+    return held, Judged(Verdict.HELD, ZERO, ranked)
+
+
+def _valid_action(action: Vector) -> bool:
+    return len(action) == ACTION_LENGTH and all(math.isfinite(v) and -1.0 <= v <= 1.0 for v in action)
+
+
+def _is_probability(value: float) -> bool:
+    return math.isfinite(value) and 0.0 <= value <= 1.0
+
+
+def _scaled(action: Vector, factor: float) -> Vector:
+    return tuple(factor * v for v in action)
+
+
+def _ranked(reasons: Sequence[Reason]) -> tuple[Reason, ...]:
+    return tuple(sorted(set(reasons), reverse=True))
+
+
+def _outside_by(tool: Vector, box: Box) -> float:
+    return max(max(lo - v, v - hi, 0.0) for v, lo, hi in zip(tool, box.low, box.high, strict=True))
+
+
+def _inside_workspace(tool: Vector, action: Vector, box: Box) -> Vector:
+    """The action with each axis shortened so that the predicted tool position stays inside the box.
+
+    A tool that is already outside on some axis may move back towards the box on it, never further away.
+    """
+    displacement = limited_displacement(np.asarray(action))
+    allowed = [
+        min(max(float(step), min(0.0, low - position)), max(0.0, high - position))
+        for step, position, low, high in zip(displacement, tool, box.low, box.high, strict=True)
+    ]
+    if allowed == displacement.tolist():
+        return action
+    # Within the speed limit by construction, so that no other axis grows when one is shortened.
+    return tuple(step / ACTION_SCALE_M for step in allowed)
