@@ -249,6 +249,7 @@ def reject_frame(state: MonitorState, limits: Limits, reason: Reason, now: Now) 
 
 def observe_frame(state: MonitorState, limits: Limits, thresholds: Thresholds, frame: Frame, now: Now) -> MonitorState:
     """Take in one frame and every check that needs no decision."""
+    state = _watch_frame(state, limits, now)
     reasons: list[Reason] = []
     age = now.stamp - frame.stamp
     if not math.isfinite(frame.stamp) or age < -limits.future_s:
