@@ -1,7 +1,7 @@
-"""Episode node: the RunEpisodes action. It wires ROS to ``EpisodeRun``, which holds the sequence, and stores the records.
+"""Episode node: the RunEpisodes action. It wires ROS to ``EpisodeRun``, which holds the sequence.
 
-One run at a time. A goal that cannot be run (unknown scene, another run going on) is accepted and aborted at once, because
-only the result of an action can carry a reason to the caller.
+One run at a time. A goal that cannot be run (unknown scene, another run going on) is accepted and aborted at once,
+because only the result of an action can carry a reason to the caller.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A run of episodes as a sequence of steps; the graph is passed in, so that this is tested without one.
 
-Per episode: lay out the scene, wait for its frames, bring the monitor out of a halt if that was asked for, start, follow
-the episode until it ends, is halted or loses a part of the graph, then store it.
+Per episode: lay out the scene, wait for its frames, bring the monitor out of a halt if that was asked for, start,
+follow the episode until it ends, is halted or loses a part of the graph, then store it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from fosp_core.safety import SafetyState
@@ -240,16 +241,15 @@ class EpisodeRun:
             if reply.success and self._graph.wait(lambda: state() != SafetyState.HALTED, limit):
                 return
             self._graph.wait(lambda: False, self._settings.reset_pause_s)
-        raise RunError(
-            f"the safety monitor stays halted after {self._settings.reset_attempts} attempts to reset it: {reply.message}"
-        )
+        attempts = self._settings.reset_attempts
+        raise RunError(f"the safety monitor stays halted after {attempts} attempts to reset it: {reply.message}")
 
     def _follow(self, index: int, recorder: EpisodeRecorder) -> None:
         """Wait until the episode is over; raises ``RunError`` when a part of the graph is lost."""
         begin = self._clock()
         shown = -1
         while not recorder.ended:
-            self._graph.wait(lambda: recorder.ended or recorder.halted or self._step(recorder) != shown, 0.2)
+            self._graph.wait(partial(self._has_news, recorder, shown), 0.2)
             shown = self._step(recorder)
             self._on_progress(Progress(index, recorder, self._finished))
             if recorder.halted:
@@ -272,6 +272,9 @@ class EpisodeRun:
                 raise RunError(f"nothing was heard of {name} for {limit:g} s")
         if now - begin > self._settings.episode_timeout_s:
             raise RunError(f"the episode did not end within {self._settings.episode_timeout_s:g} s")
+
+    def _has_news(self, recorder: EpisodeRecorder, shown: int) -> bool:
+        return recorder.ended or recorder.halted or self._step(recorder) != shown
 
     @staticmethod
     def _step(recorder: EpisodeRecorder) -> int:
