@@ -1,0 +1,135 @@
+"""The one list of nodes: which executables run with which parameters for given launch arguments.
+
+Pure data, read by the ROS launch file and by the embedded runner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from fosp_ros import names
+
+SIMULATORS: Final = ("mujoco", "gazebo", "none")
+
+
+class GraphError(Exception):
+    """The graph cannot be put together or started; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Launch arguments. Every field has a description for ``--help`` and for ``ros2 launch --show-args``."""
+
+    sim: str = field(default="mujoco", metadata={"help": "where the world is: mujoco, gazebo, or none (a real robot)"})
+    models_root: str = field(default="models", metadata={"help": "folder of the model bundles"})
+    bundle: str = field(default="", metadata={"help": "bundle, relative to models_root; empty: the newest"})
+    records_root: str = field(default="runs/records", metadata={"help": "folder that episodes are recorded in"})
+    camera: str = field(
+        default="", metadata={"help": "with sim none: video device, video file or image folder; empty: own camera node"}
+    )
+    real_time_factor: float = field(default=1.0, metadata={"help": "speed of the simulation, 1 is real time"})
+    use_sim_time: bool = field(default=False, metadata={"help": "stamp with the simulation's clock"})
+    record_overview: bool = field(default=True, metadata={"help": "record the overview camera for videos"})
+
+    def __post_init__(self) -> None:
+        if self.sim not in SIMULATORS:
+            raise GraphError(f"sim must be one of {', '.join(SIMULATORS)}, got {self.sim!r}")
+        if not self.real_time_factor > 0.0:
+            raise GraphError(f"real_time_factor must be > 0, got {self.real_time_factor}")
+
+    @staticmethod
+    def from_text(values: Mapping[str, str]) -> Arguments:
+        """Arguments from texts, as ``ros2 launch name:=value`` gives them; ``GraphError`` names what is wrong."""
+        known = {f.name: f for f in fields(Arguments)}
+        parsed: dict[str, Any] = {}
+        for name, text in values.items():
+            if name not in known:
+                raise GraphError(f"unknown argument {name!r}; known: {', '.join(known)}")
+            parsed[name] = _parse(name, text, type(known[name].default))
+        return Arguments(**parsed)
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One node: what runs, as what, with which parameters."""
+
+    package: str
+    executable: str
+    name: str
+    parameters: Mapping[str, Any]
+    lifecycle: bool = False
+    nice: int = 0
+    """Added to the niceness: what the control loop can wait for yields to it."""
+
+
+def nodes(arguments: Arguments) -> list[NodeSpec]:
+    """The nodes of the graph; ``GraphError`` when this combination of arguments cannot run."""
+    clock = {"use_sim_time": arguments.use_sim_time}
+    models = {
+        "models_root": str(Path(arguments.models_root).expanduser().absolute()),
+        "bundle": arguments.bundle,
+        "autostart": True,
+        **clock,
+    }
+    world: list[NodeSpec] = []
+    if arguments.sim == "mujoco":
+        world.append(
+            NodeSpec(
+                "fosp_sim",
+                "simulation_node",
+                names.SIMULATION_NODE,
+                {"real_time_factor": arguments.real_time_factor, **clock},
+            )
+        )
+    elif arguments.sim == "gazebo":
+        raise GraphError("sim:=gazebo is not available yet; use sim:=mujoco, or sim:=none with a robot of your own")
+    elif arguments.camera:
+        world.append(NodeSpec("fosp_camera", "camera_node", names.CAMERA_NODE, {"source": arguments.camera, **clock}))
+    records = str(Path(arguments.records_root).expanduser().absolute())
+    return [
+        *world,
+        NodeSpec("fosp_arm", "arm_node", names.ARM_NODE, clock),
+        NodeSpec("fosp_safety_monitor", "safety_monitor", names.SAFETY_MONITOR, models, lifecycle=True),
+        NodeSpec("fosp_policy_node", "policy_node", names.POLICY_NODE, models, lifecycle=True),
+        NodeSpec(
+            "fosp_episodes",
+            "episode_node",
+            names.EPISODE_NODE,
+            {"records_root": records, "record_overview": arguments.record_overview, **clock},
+            nice=5,
+        ),
+    ]
+
+
+def services(arguments: Arguments) -> list[str]:
+    """Services that exist when the graph is ready."""
+    world = [names.SCENE_RESET, names.SCENE_START, names.SCENE_STOP] if arguments.sim != "none" else []
+    return [
+        *world,
+        names.SAFETY_HALT,
+        names.SAFETY_RESET,
+        names.SAFETY_LOAD_MODEL,
+        names.POLICY_LOAD_MODEL,
+        f"{names.RUN_EPISODES}/_action/send_goal",
+    ]
+
+
+def parameters_yaml(specs: list[NodeSpec]) -> str:
+    """Parameters of all nodes as one ROS parameter file."""
+    content = {f"/{spec.name}": {"ros__parameters": dict(spec.parameters)} for spec in specs}
+    return str(yaml.safe_dump(content, sort_keys=False))
+
+
+def _parse(name: str, text: str, kind: type) -> Any:
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise GraphError(f"{name} must be true or false, got {text!r}")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise GraphError(f"{name} must be a number, got {text!r}") from error

@@ -1,0 +1,66 @@
+"""The list of nodes for given launch arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from fosp_bringup.graph import Arguments, GraphError, nodes, parameters_yaml, services
+
+
+def names_of(arguments: Arguments) -> list[str]:
+    return [spec.name for spec in nodes(arguments)]
+
+
+def test_simulation_graph_has_every_part_once() -> None:
+    assert names_of(Arguments()) == ["simulation_node", "arm_node", "safety_monitor", "policy_node", "episode_node"]
+
+
+def test_real_robot_with_a_camera_gets_the_camera_node_instead_of_the_simulation() -> None:
+    assert names_of(Arguments(sim="none", camera="0"))[0] == "camera_node"
+
+
+def test_real_robot_with_its_own_camera_node_gets_neither() -> None:
+    assert not {"camera_node", "simulation_node"} & set(names_of(Arguments(sim="none")))
+
+
+def test_gazebo_is_refused_with_what_to_use() -> None:
+    with pytest.raises(GraphError, match="gazebo is not available yet; use sim:=mujoco"):
+        nodes(Arguments(sim="gazebo"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sim": "unity"}, "sim must be one of"),
+        ({"speed": "2"}, "unknown argument 'speed'"),
+        ({"real_time_factor": "fast"}, "real_time_factor must be a number"),
+        ({"real_time_factor": "0"}, "real_time_factor must be > 0"),
+        ({"use_sim_time": "maybe"}, "use_sim_time must be true or false"),
+    ],
+)
+def test_wrong_argument_is_named(values: dict[str, str], message: str) -> None:
+    with pytest.raises(GraphError, match=message):
+        Arguments.from_text(values)
+
+
+def test_texts_become_values_of_the_right_type() -> None:
+    arguments = Arguments.from_text({"use_sim_time": "true", "real_time_factor": "2", "bundle": "safereach/a"})
+    assert (arguments.use_sim_time, arguments.real_time_factor, arguments.bundle) == (True, 2.0, "safereach/a")
+
+
+def test_policy_and_monitor_get_the_same_bundle_and_every_node_the_same_clock() -> None:
+    specs = {spec.name: spec.parameters for spec in nodes(Arguments(bundle="safereach/a", use_sim_time=True))}
+    assert specs["policy_node"]["bundle"] == specs["safety_monitor"]["bundle"] == "safereach/a"
+    assert Path(specs["policy_node"]["models_root"]).is_absolute()
+    assert all(parameters["use_sim_time"] for parameters in specs.values())
+
+
+def test_parameters_are_written_as_a_ros_parameter_file() -> None:
+    content = yaml.safe_load(parameters_yaml(nodes(Arguments(bundle="safereach/a"))))
+    assert content["/policy_node"]["ros__parameters"]["bundle"] == "safereach/a"
+
+
+def test_graph_without_simulation_waits_for_no_scene_service() -> None:
+    assert not [s for s in services(Arguments(sim="none")) if "scene" in s]
