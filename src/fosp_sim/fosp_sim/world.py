@@ -1,0 +1,531 @@
+"""The SafeReach world in MuJoCo: the arm, the table, what stands on it, a camera. No task rules, no ROS.
+
+One model is compiled per ``World``. Scenes and layouts only change its numbers, so that a reset takes about a
+millisecond. Positions are metres in ``panda_link0``, angles radians.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fosp_core import task
+from fosp_description import urdf_path
+from fosp_sim import gl
+from fosp_sim.layout import MAX_CLUTTER, MAX_OBSTACLES, Item, Layout
+
+gl.prepare()
+
+import mujoco  # noqa: E402  (reads MUJOCO_GL when it is imported)
+
+Array = NDArray[np.float64]
+
+TIMESTEP_S: Final = 0.005
+HOME: Final = (0.0, -0.30, 0.0, -2.30, 0.0, 2.00, 0.7853981633974483)
+"""Joint positions (7,) with the gripper above the middle of the square; the arm prefers this elbow posture."""
+TOOL_ROTATION: Final = np.diag([1.0, -1.0, -1.0])
+"""Gripper straight down, wide side along y."""
+
+SERVO_STIFFNESS: Final = (4500.0, 4500.0, 4500.0, 4500.0, 2000.0, 2000.0, 2000.0)
+SERVO_DAMPING: Final = (110.0, 110.0, 90.0, 80.0, 24.0, 24.0, 24.0)
+ARMATURE: Final = 0.1
+FALLEN_COSINE: Final = float(np.cos(np.deg2rad(30.0)))
+DENSITY: Final = 400.0
+"""Obstacles are of light wood, kg/m^3."""
+
+_ARM_BIT, _OBSTACLE_BIT, _TABLE_BIT = 1, 2, 4
+_TABLE_SIZE: Final = (0.75, 0.95, 0.02)
+_AWAY: Final = (0.0, 0.0, -5.0)
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """Pinhole camera: focal lengths and principal point in pixels."""
+
+    width: int
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+
+
+def build_spec() -> mujoco.MjSpec:
+    """The scene with every slot (obstacles, clutter) that a layout may fill."""
+    spec = mujoco.MjSpec.from_file(str(urdf_path()))
+    spec.modelname = "safereach"
+    option = spec.option
+    option.timestep = TIMESTEP_S
+    option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    option.iterations = 20
+    option.ls_iterations = 10
+    # Bounding volumes of bodies would have to follow the slots' sizes; bodies have so few geoms that they gain nothing.
+    option.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_MIDPHASE)
+    option.enableflags |= int(mujoco.mjtEnableBit.mjENBL_SLEEP)
+    quality = spec.visual.quality
+    quality.shadowsize = 0
+    quality.offsamples = 0
+    quality.numslices, quality.numstacks, quality.numquads = 16, 6, 1
+    spec.visual.headlight.diffuse = [0.0, 0.0, 0.0]
+    spec.visual.headlight.specular = [0.0, 0.0, 0.0]
+    # The default clipping planes scale with the model's extent; these suit a camera one metre away.
+    spec.stat.extent = 1.0
+    spec.stat.center = [0.5, 0.0, 0.1]
+    spec.visual.map.znear = 0.05
+    spec.visual.map.zfar = 5.0
+
+    for body in spec.bodies:
+        body.gravcomp = 1.0
+    for joint in spec.joints:
+        joint.armature = ARMATURE
+    for geom in spec.geoms:
+        if geom.contype:
+            geom.contype, geom.conaffinity = _ARM_BIT, 0
+    for name, stiffness, damping in zip(task.ARM_JOINTS, SERVO_STIFFNESS, SERVO_DAMPING, strict=True):
+        servo = spec.add_actuator(name=name, target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
+        servo.set_to_position(kp=stiffness, kv=damping)
+
+    world = spec.worldbody
+    world.add_camera(name="camera", pos=[1.15, 0.0, 0.85])
+    world.add_light(
+        name="light",
+        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+        pos=[0.5, 0.0, 2.0],
+        dir=[0.0, 0.0, -1.0],
+        castshadow=False,
+        specular=[0.1, 0.1, 0.1],
+    )
+    world.add_geom(
+        name="table",
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        size=list(_TABLE_SIZE),
+        pos=[0.45, 0.0, -_TABLE_SIZE[2]],
+        contype=_TABLE_BIT,
+        conaffinity=0,
+        friction=[0.7, 0.005, 0.0001],
+        group=2,
+    )
+    low, high = task.WORKSPACE.low, task.WORKSPACE.high
+    half = 0.5 * (high[0] - low[0])
+    middle = (0.5 * (low[0] + high[0]), 0.5 * (low[1] + high[1]))
+    for index, (dx, dy) in enumerate(((1, 0), (-1, 0), (0, 1), (0, -1))):
+        world.add_geom(
+            name=f"line{index}",
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            size=[half + 0.0075 if dy else 0.0075, half + 0.0075 if dx else 0.0075, 0.0005],
+            pos=[middle[0] + dx * half, middle[1] + dy * half, 0.0005],
+            contype=0,
+            conaffinity=0,
+            group=2,
+        )
+    for index in range(MAX_OBSTACLES):
+        body = world.add_body(name=f"obstacle{index}", pos=[0.3 + 0.2 * index, 0.0, 0.09])
+        body.add_freejoint(name=f"obstacle{index}")
+        body.add_geom(
+            name=f"obstacle{index}",
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            size=[0.03, 0.03, 0.09],
+            mass=0.25,
+            contype=_OBSTACLE_BIT,
+            conaffinity=_ARM_BIT | _OBSTACLE_BIT | _TABLE_BIT,
+            friction=[0.7, 0.005, 0.0001],
+            group=2,
+        )
+    for name in ("goal", *(f"clutter{i}" for i in range(MAX_CLUTTER))):
+        body = world.add_body(name=name, mocap=True, pos=list(_AWAY))
+        body.add_geom(
+            name=name,
+            type=mujoco.mjtGeom.mjGEOM_CYLINDER,
+            size=[0.025, 0.025, 0.025],
+            contype=0,
+            conaffinity=0,
+            group=2,
+        )
+    return spec
+
+
+class World:
+    """Physics and pictures of one layout at a time. Close it, or use it as a context manager."""
+
+    def __init__(self) -> None:
+        self.model: Any = build_spec().compile()
+        self.data: Any = mujoco.MjData(self.model)
+        self.kinematics = ArmKinematics()
+        self.layout: Layout | None = None
+        model = self.model
+        self._joint_address = np.array([model.joint(name).qposadr[0] for name in task.ARM_JOINTS])
+        self._velocity_address = np.array([model.joint(name).dofadr[0] for name in task.ARM_JOINTS])
+        self._tool = model.body(task.TOOL_FRAME).id
+        self._goal = _Slot(model, "goal")
+        self._obstacles = [_Slot(model, f"obstacle{i}") for i in range(MAX_OBSTACLES)]
+        self._clutter = [_Slot(model, f"clutter{i}") for i in range(MAX_CLUTTER)]
+        self._free = [model.joint(f"obstacle{i}") for i in range(MAX_OBSTACLES)]
+        self._is_arm = (model.geom_contype == _ARM_BIT) & (model.geom_conaffinity == 0)
+        self._arm_geoms = np.flatnonzero(self._is_arm)
+        self._obstacle_geoms = np.array([slot.geom for slot in self._obstacles])
+        self._robot_visuals = np.flatnonzero(model.geom_group == 1)
+        self._robot_rgba = model.geom_rgba[self._robot_visuals].copy()
+        self._lines = [model.geom(f"line{i}").id for i in range(4)]
+        self._present = 0
+        self._upright = np.zeros((MAX_OBSTACLES, 3))
+        self._motion_time = 0.0
+        self._renderer: _Renderer | None = None
+
+    def reset(self, layout: Layout) -> None:
+        """Lay out a scene, arm at rest at the layout's start.
+
+        Raises:
+            ValueError: the start is out of the arm's reach, or the layout has too many things.
+        """
+        if len(layout.obstacles) > MAX_OBSTACLES or len(layout.clutter) > MAX_CLUTTER:
+            raise ValueError(f"a layout has at most {MAX_OBSTACLES} obstacles and {MAX_CLUTTER} clutter items")
+        joints = self.kinematics.solve(np.array(HOME), np.asarray(layout.start), iterations=40)
+        error = float(np.linalg.norm(self.kinematics.tool(joints) - layout.start))
+        if error > 2e-3:
+            raise ValueError(f"start {layout.start} is out of reach by {error:.3f} m")
+        model, data = self.model, self.data
+        self.layout = layout
+        self._present = len(layout.obstacles)
+        self._motion_time = 0.0
+        for index, slot in enumerate(self._obstacles):
+            item = layout.obstacles[index] if index < self._present else None
+            slot.fill(model, item, contype=_OBSTACLE_BIT, conaffinity=_ARM_BIT | _OBSTACLE_BIT | _TABLE_BIT)
+        self._goal.fill(model, layout.goal)
+        for index, slot in enumerate(self._clutter):
+            slot.fill(model, layout.clutter[index] if index < len(layout.clutter) else None)
+        self._apply_look(layout)
+        mujoco.mj_setConst(model, data)
+        mujoco.mj_resetData(model, data)
+        data.qpos[self._joint_address] = joints
+        data.ctrl[:] = joints
+        for index, joint in enumerate(self._free):
+            item = layout.obstacles[index] if index < self._present else None
+            address = joint.qposadr[0]
+            data.qpos[address : address + 7] = _pose(item, index)
+        for slot, item in ((self._goal, layout.goal), *zip(self._clutter, layout.clutter, strict=False)):
+            pose = _pose(item, 0)
+            data.mocap_pos[slot.mocap], data.mocap_quat[slot.mocap] = pose[:3], pose[3:]
+        mujoco.mj_forward(model, data)
+        self._upright = data.xmat[[slot.body for slot in self._obstacles]][:, [2, 5, 8]].copy()
+
+    def _apply_look(self, layout: Layout) -> None:
+        model, look = self.model, layout.look
+        tint = np.array([*look.robot_tint, 1.0])
+        model.geom_rgba[self._robot_visuals] = np.clip(self._robot_rgba * tint, 0.0, 1.0)
+        model.geom_rgba[model.geom("table").id, :3] = look.table
+        for line in self._lines:
+            model.geom_rgba[line, :3] = look.line
+        model.light_dir[0] = np.asarray(look.light_direction) / np.linalg.norm(look.light_direction)
+        model.light_diffuse[0] = look.diffuse
+        model.vis.headlight.ambient[:] = look.ambient
+        model.cam_pos[0] = look.camera_position
+        model.cam_quat[0] = _look_at(
+            np.asarray(look.camera_position), np.asarray(look.camera_target), look.camera_roll
+        )
+        model.cam_fovy[0] = look.camera_fovy_deg
+
+    # -- motion ---------------------------------------------------------------------------------------------
+
+    def set_joint_targets(self, joints: Array) -> None:
+        """Servo targets (7,) in radians."""
+        self.data.ctrl[:] = joints
+
+    def step(self, count: int) -> None:
+        """Advance the physics by ``count`` timesteps of ``TIMESTEP_S``."""
+        motion = None if self.layout is None else self.layout.motion
+        if motion is None:
+            mujoco.mj_step(self.model, self.data, nstep=count)
+            return
+        address = self._free[motion.obstacle].dofadr[0]
+        omega = 2.0 * np.pi / motion.period_s
+        for _ in range(count):
+            if not self.fallen()[motion.obstacle]:
+                speed = motion.amplitude * omega * np.cos(omega * self._motion_time)
+                self.data.qvel[address : address + 2] = speed * np.asarray(motion.direction)
+            mujoco.mj_step(self.model, self.data)
+            self._motion_time += TIMESTEP_S
+
+    def refresh(self) -> None:
+        """Bring poses up to date with the joint positions; call it after ``step`` before reading or drawing."""
+        mujoco.mj_kinematics(self.model, self.data)
+
+    @property
+    def joints(self) -> Array:
+        """Measured joint positions (7,), radians."""
+        return np.asarray(self.data.qpos[self._joint_address])
+
+    @property
+    def joint_velocities(self) -> Array:
+        """Measured joint velocities (7,), rad/s."""
+        return np.asarray(self.data.qvel[self._velocity_address])
+
+    @property
+    def joint_efforts(self) -> Array:
+        """Servo torques (7,), N m."""
+        return np.asarray(self.data.qfrc_actuator[self._velocity_address])
+
+    # -- what is where --------------------------------------------------------------------------------------
+
+    @property
+    def tool(self) -> Array:
+        """Tool position (3,)."""
+        return self.data.xpos[self._tool].copy()
+
+    @property
+    def obstacles(self) -> NDArray[np.float32]:
+        """Obstacle centres (3, 3); rows of NaN for slots without an obstacle."""
+        out = np.full((MAX_OBSTACLES, 3), np.nan, dtype=np.float32)
+        for index in range(self._present):
+            out[index] = self.data.xpos[self._obstacles[index].body]
+        return out
+
+    def touching(self) -> bool:
+        """Whether arm or hand touched an obstacle in the last physics step."""
+        data = self.data
+        if data.ncon == 0:
+            return False
+        contact = data.contact
+        pairs = contact.geom
+        return bool(np.any(self._is_arm[pairs].any(axis=1) & (contact.dist < 0.0)))
+
+    def fallen(self) -> NDArray[np.bool_]:
+        """Which obstacles (3,) lean more than 30 degrees from how they were put down."""
+        now = self.data.xmat[[slot.body for slot in self._obstacles]][:, [2, 5, 8]]
+        fallen = np.einsum("ij,ij->i", now, self._upright) < FALLEN_COSINE
+        fallen[self._present :] = False
+        return np.asarray(fallen)
+
+    def clearance(self, limit: float = 0.5) -> float:
+        """Smallest distance between arm or hand and an obstacle; ``limit`` if nothing is nearer.
+
+        Negative when they penetrate.
+        """
+        if not self._present:
+            return limit
+        arm, others = self._arm_geoms, self._obstacle_geoms[: self._present]
+        position, radius = self.data.geom_xpos, self.model.geom_rbound
+        bound = (
+            np.linalg.norm(position[arm][:, None] - position[others][None], axis=-1)
+            - radius[arm][:, None]
+            - radius[others][None]
+        ).ravel()
+        nearest = limit
+        for k in np.argsort(bound):
+            if bound[k] >= nearest:
+                break
+            first, second = int(arm[k // self._present]), int(others[k % self._present])
+            nearest = min(nearest, mujoco.mj_geomDistance(self.model, self.data, first, second, nearest, None))
+        return float(nearest)
+
+    # -- pictures -------------------------------------------------------------------------------------------
+
+    def render(self, width: int, height: int) -> NDArray[np.uint8]:
+        """Picture (height, width, 3) of the camera, RGB."""
+        if self._renderer is None:
+            self._renderer = _Renderer(self.model, width, height)
+        return self._renderer.draw(self.data, width, height)
+
+    def intrinsics(self, width: int, height: int) -> Intrinsics:
+        """Intrinsics of the camera for a picture size."""
+        focal = 0.5 * height / float(np.tan(0.5 * np.deg2rad(self.model.cam_fovy[0])))
+        return Intrinsics(width, height, focal, focal, 0.5 * width, 0.5 * height)
+
+    def close(self) -> None:
+        """Free the graphics context."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class ArmKinematics:
+    """Forward and inverse kinematics of the arm alone, gripper straight down."""
+
+    def __init__(self) -> None:
+        spec = mujoco.MjSpec.from_file(str(urdf_path()))
+        self._model: Any = spec.compile()
+        self._data: Any = mujoco.MjData(self._model)
+        self._tool = self._model.body(task.TOOL_FRAME).id
+        self._low = self._model.jnt_range[:, 0] + 0.02
+        self._high = self._model.jnt_range[:, 1] - 0.02
+        self._jacobian = np.zeros((6, 7))
+        self._error = np.zeros(6)
+
+    def _update(self, joints: Array) -> None:
+        self._data.qpos[:] = joints
+        mujoco.mj_kinematics(self._model, self._data)
+
+    def tool(self, joints: Array) -> Array:
+        """Tool position (3,) at joint positions (7,)."""
+        self._update(joints)
+        return self._data.xpos[self._tool].copy()
+
+    def rotation(self, joints: Array) -> Array:
+        """Tool rotation (3, 3) at joint positions (7,)."""
+        self._update(joints)
+        return self._data.xmat[self._tool].reshape(3, 3).copy()
+
+    def solve(self, joints: Array, position: Array, iterations: int = 2, damping: float = 0.02) -> Array:
+        """Joint positions (7,) within the limits that bring the tool near ``position`` (3,), gripper down.
+
+        Damped least squares from ``joints``, the spare degree of freedom pulled towards ``HOME``. Outside the
+        arm's reach it returns the nearest that the damping allows.
+        """
+        q = np.array(joints, dtype=np.float64)
+        home = np.array(HOME)
+        jacobian, error = self._jacobian, self._error
+        for _ in range(iterations):
+            self._update(q)
+            mujoco.mj_comPos(self._model, self._data)
+            mujoco.mj_jacBody(self._model, self._data, jacobian[:3], jacobian[3:], self._tool)
+            m = self._data.xmat[self._tool]
+            error[:3] = position - self._data.xpos[self._tool]
+            # Half the sum of cross products between the axes wanted (x, -y, -z) and those at hand.
+            error[3] = 0.5 * (m[7] - m[5])
+            error[4] = 0.5 * (m[6] + m[2])
+            error[5] = -0.5 * (m[1] + m[3])
+            square = jacobian @ jacobian.T
+            square.ravel()[::7] += damping**2
+            pull = 0.1 * (home - q)
+            q += pull + jacobian.T @ np.linalg.solve(square, error - jacobian @ pull)
+            np.clip(q, self._low, self._high, out=q)
+        return q
+
+
+class _Slot:
+    """A body with one geom that a layout may fill."""
+
+    def __init__(self, model: Any, name: str) -> None:
+        self.body = int(model.body(name).id)
+        self.geom = int(model.geom(name).id)
+        self.mocap = int(model.body_mocapid[self.body])
+
+    def fill(self, model: Any, item: Item | None, contype: int = 0, conaffinity: int = 0) -> None:
+        geom, body = self.geom, self.body
+        model.geom_contype[geom] = contype if item is not None else 0
+        model.geom_conaffinity[geom] = conaffinity if item is not None else 0
+        if item is None:
+            # Transparent geoms are not drawn; without gravity an absent obstacle stays where it is put.
+            model.geom_rgba[geom, 3] = 0.0
+            model.body_gravcomp[body] = 1.0
+            return
+        model.body_gravcomp[body] = 0.0
+        model.geom_rgba[geom] = (*item.rgb, 1.0)
+        x, y, z = (0.5 * side for side in item.size)
+        if item.shape == "box":
+            model.geom_type[geom] = mujoco.mjtGeom.mjGEOM_BOX
+            model.geom_size[geom] = (x, y, z)
+            model.geom_rbound[geom] = np.sqrt(x * x + y * y + z * z)
+            mass = DENSITY * 8.0 * x * y * z
+            inertia = mass / 3.0 * np.array([y * y + z * z, x * x + z * z, x * x + y * y])
+        else:
+            model.geom_type[geom] = mujoco.mjtGeom.mjGEOM_CYLINDER
+            model.geom_size[geom] = (x, z, 0.0)
+            model.geom_rbound[geom] = np.hypot(x, z)
+            mass = DENSITY * np.pi * x * x * 2.0 * z
+            side = mass * (x * x / 4.0 + z * z / 3.0)
+            inertia = np.array([side, side, mass * x * x / 2.0])
+        model.geom_aabb[geom] = (0.0, 0.0, 0.0, x, y, z)
+        if model.body_bvhnum[body] == 1:
+            model.bvh_aabb[model.body_bvhadr[body]] = model.geom_aabb[geom]
+        if self.mocap < 0:
+            model.body_mass[body] = mass
+            model.body_inertia[body] = inertia
+
+
+def _pose(item: Item | None, index: int) -> Array:
+    """Position and quaternion (7,) of a thing standing (or lying) on the table."""
+    if item is None:
+        return np.array([_AWAY[0] + index, _AWAY[1], _AWAY[2], 1.0, 0.0, 0.0, 0.0])
+    half = 0.5 * item.yaw
+    quaternion = np.array([np.cos(half), 0.0, 0.0, np.sin(half)])
+    if item.lying:
+        tip = np.array([np.sqrt(0.5), -np.sqrt(0.5), 0.0, 0.0])  # local z to local y
+        out = np.zeros(4)
+        mujoco.mju_mulQuat(out, quaternion, tip)
+        quaternion = out
+    return np.array([*item.position, 0.5 * item.height, *quaternion])
+
+
+def _look_at(position: Array, target: Array, roll: float) -> Array:
+    """Quaternion (4,) of a camera at ``position`` that sees ``target`` in its middle, x level, then rolled."""
+    back = position - target
+    back /= np.linalg.norm(back)
+    right = np.cross([0.0, 0.0, 1.0], back)
+    right /= np.linalg.norm(right)
+    up = np.cross(back, right)
+    right, up = np.cos(roll) * right + np.sin(roll) * up, np.cos(roll) * up - np.sin(roll) * right
+    out = np.zeros(4)
+    mujoco.mju_mat2Quat(out, np.stack([right, up, back], axis=1).ravel())
+    return out
+
+
+class _Renderer:
+    """One offscreen context; several may live in one process."""
+
+    _current: _Renderer | None = None
+
+    def __init__(self, model: Any, width: int, height: int) -> None:
+        try:
+            self._gl = mujoco.GLContext(width, height)
+            self._gl.make_current()
+            self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        except (RuntimeError, ImportError, mujoco.FatalError) as error:
+            raise gl.GraphicsError(
+                f"cannot draw with MUJOCO_GL={gl.prepare()}: {error}. Install libegl1 and libgl1-mesa-dri (or "
+                "libosmesa6 and set MUJOCO_GL=osmesa)"
+            ) from error
+        _Renderer._current = self
+        mujoco.mjr_resizeOffscreen(width, height, self._context)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._size = (width, height)
+        self._model = model
+        self._scene = mujoco.MjvScene(model, maxgeom=64)
+        for flag in (
+            mujoco.mjtRndFlag.mjRND_SHADOW,
+            mujoco.mjtRndFlag.mjRND_REFLECTION,
+            mujoco.mjtRndFlag.mjRND_SKYBOX,
+            mujoco.mjtRndFlag.mjRND_HAZE,
+            mujoco.mjtRndFlag.mjRND_FOG,
+        ):
+            self._scene.flags[flag] = 0
+        self._option = mujoco.MjvOption()
+        self._option.geomgroup[:] = (0, 1, 1, 0, 0, 0)
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._camera.fixedcamid = 0
+        self._perturb = mujoco.MjvPerturb()
+        self._buffers: dict[tuple[int, int], NDArray[np.uint8]] = {}
+
+    def draw(self, data: Any, width: int, height: int) -> NDArray[np.uint8]:
+        if _Renderer._current is not self:
+            self._gl.make_current()
+            _Renderer._current = self
+        if width > self._size[0] or height > self._size[1]:
+            self._size = (max(width, self._size[0]), max(height, self._size[1]))
+            mujoco.mjr_resizeOffscreen(*self._size, self._context)
+            mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        mujoco.mj_camlight(self._model, data)
+        mujoco.mjv_updateScene(
+            self._model, data, self._option, self._perturb, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+        )
+        viewport = mujoco.MjrRect(0, 0, width, height)
+        mujoco.mjr_render(viewport, self._scene, self._context)
+        pixels = self._buffers.setdefault((width, height), np.empty((height, width, 3), dtype=np.uint8))
+        mujoco.mjr_readPixels(pixels, None, viewport, self._context)
+        return pixels[::-1].copy()
+
+    def close(self) -> None:
+        if _Renderer._current is not self:
+            self._gl.make_current()
+        self._context.free()
+        self._gl.free()
+        _Renderer._current = None
