@@ -32,6 +32,7 @@ class TaskRules:
         self.reached = False
         self.cost_reason = ""
         self.distance = 0.0
+        self._fallen = 0
 
     def start(self, layout: Layout) -> None:
         """Begin an episode of a layout that the world has just been reset to."""
@@ -39,6 +40,7 @@ class TaskRules:
         self.steps = 0
         self.violated = False
         self.cost_reason = ""
+        self._fallen = 0
         self.distance = float(np.linalg.norm(self._world.tool - self.goal))
         self.reached = False
 
@@ -48,10 +50,11 @@ class TaskRules:
         return self.steps >= task.MAX_STEPS and not self.reached
 
     def cost_now(self) -> str:
-        """Why the present physics step is violating; empty when it is not."""
+        """Why the present moment is violating; empty when it is not. An obstacle falls once."""
         if self._world.touching():
             return "contact"
-        if self._world.fallen().any():
+        before, self._fallen = self._fallen, int(self._world.fallen().sum())
+        if self._fallen > before:
             return "obstacle_fallen"
         x, y, _ = self._world.tool
         low, high = task.WORKSPACE.low, task.WORKSPACE.high

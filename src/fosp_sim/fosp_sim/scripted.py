@@ -57,8 +57,42 @@ class StraightController:
         return np.clip(action + self._rng.normal(0.0, self._noise, 3), -1.0, 1.0)
 
 
+class Way:
+    """The cheapest way on a grid from anywhere to one target, where cells near obstacles are dear."""
+
+    def __init__(self, clearance_map: ClearanceMap, target: Array, clearance: float) -> None:
+        self._map = clearance_map
+        self._target = np.asarray(target, np.float64)[:2]
+        self._next = _flow_to(clearance_map, target, clearance)
+
+    def waypoint(self, tool: Array) -> Array:
+        """Point (x, y) to head for from a tool position."""
+        position = np.asarray(tool, np.float64)[:2]
+        if np.linalg.norm(self._target - position) < 2 * self._map.CELL:
+            return self._target
+        i, j = start = self._map.cell(position)
+        best = self._map.grid[start]
+        for step in range(LOOKAHEAD_CELLS):
+            following = int(self._next[i, j])
+            if following < 0:
+                return self._target
+            i, j = divmod(following, self._next.shape[1])
+            # Shortcuts across the grid's corners only where the hand still fits.
+            if step == 0 or self._clear(position, self._map.grid[i, j]):
+                best = self._map.grid[i, j]
+        return np.asarray(best)
+
+    def _clear(self, start: Array, end: Array) -> bool:
+        points = start + np.linspace(0.25, 1.0, 4)[:, None] * (end - start)
+        return bool(self._map.at(points).min() >= 2 * HARD_CLEARANCE_M)
+
+
+def _map_of(info: Info) -> ClearanceMap:
+    return ClearanceMap(sample_layout(info["scene"], info["layout_seed"]).obstacles)
+
+
 class PlannerController:
-    """Goes around obstacles by the cheapest way on a grid, where cells near obstacles are dear.
+    """Goes around obstacles to the goal.
 
     ``noise`` (standard deviation of the action) and ``clearance`` (metres kept where there is room) vary with the
     episode unless they are given.
@@ -73,48 +107,24 @@ class PlannerController:
         self._noise = rng.uniform(0.0, 0.2) if self._given_noise is None else self._given_noise
         clearance = rng.uniform(0.05, 0.09) if self._given_clearance is None else self._given_clearance
         self._rng = rng
-        layout = sample_layout(info["scene"], info["layout_seed"])
-        self._map = ClearanceMap(layout.obstacles)
-        self._next = _flow_to(self._map, info["goal"], clearance)
+        self._way = Way(_map_of(info), info["goal"], clearance)
         self._start_height = float(info["tool"][2])
         self._start_distance = max(float(np.linalg.norm(info["goal"][:2] - info["tool"][:2])), 1e-6)
 
     def act(self, info: Info) -> Array:
         """See ``Controller``."""
         tool, goal = np.asarray(info["tool"], np.float64), np.asarray(info["goal"], np.float64)
-        distance = float(np.linalg.norm(goal[:2] - tool[:2]))
-        share = min(distance / self._start_distance, 1.0)
+        share = min(float(np.linalg.norm(goal[:2] - tool[:2])) / self._start_distance, 1.0)
         height = goal[2] + share * (self._start_height - goal[2])
-        target = np.array([*self._waypoint(tool, goal, distance), height])
+        target = np.array([*self._way.waypoint(tool), height])
         action = toward(tool, target, self._speed) + self._rng.normal(0.0, self._noise, 3)
         return np.clip(action, -1.0, 1.0)
 
-    def _waypoint(self, tool: Array, goal: Array, distance: float) -> Array:
-        if distance < 2 * self._map.CELL:
-            return goal[:2]
-        i, j = self._map.cell(tool[:2])
-        width = self._next.shape[1]
-        best = self._map.grid[i, j]
-        for _ in range(LOOKAHEAD_CELLS):
-            following = int(self._next[i, j])
-            if following < 0:
-                return goal[:2]
-            i, j = divmod(following, width)
-            candidate = self._map.grid[i, j]
-            # Shortcuts across the grid's corners only where the hand still fits.
-            if self._clear(tool[:2], candidate):
-                best = candidate
-            elif np.allclose(best, self._map.grid[self._map.cell(tool[:2])]):
-                best = candidate
-        return np.asarray(best)
-
-    def _clear(self, start: Array, end: Array) -> bool:
-        points = start + np.linspace(0.25, 1.0, 4)[:, None] * (end - start)
-        return bool(self._map.at(points).min() >= 2 * HARD_CLEARANCE_M)
-
 
 class RandomTargetController:
-    """Wanders between random points of the workspace."""
+    """Wanders between random points of the workspace; in half of the episodes it avoids obstacles on the way."""
+
+    CAREFUL_SHARE: Final = 0.5
 
     def reset(self, info: Info, rng: np.random.Generator) -> None:
         """See ``Controller``."""
@@ -122,17 +132,31 @@ class RandomTargetController:
         self._left = 0
         self._target = np.zeros(3)
         self._speed = rng.uniform(0.5, 1.0)
+        self._map = _map_of(info) if rng.random() < self.CAREFUL_SHARE else None
+        self._way: Way | None = None
 
     def act(self, info: Info) -> Array:
         """See ``Controller``."""
         tool = np.asarray(info["tool"], np.float64)
         if self._left == 0 or np.linalg.norm(self._target - tool) < 0.02:
-            low, high = np.asarray(task.WORKSPACE.low), np.asarray(task.WORKSPACE.high)
-            margin = np.array([0.08, 0.03, 0.0])
-            self._target = self._rng.uniform(low + margin, high - margin * [0.3, 1.0, 1.0])
-            self._left = int(self._rng.integers(8, 25))
+            self._choose_target()
         self._left -= 1
-        return np.clip(toward(tool, self._target, self._speed) + self._rng.normal(0.0, 0.1, 3), -1.0, 1.0)
+        target = self._target if self._way is None else np.array([*self._way.waypoint(tool), self._target[2]])
+        return np.clip(toward(tool, target, self._speed) + self._rng.normal(0.0, 0.1, 3), -1.0, 1.0)
+
+    def _choose_target(self) -> None:
+        low, high = np.asarray(task.WORKSPACE.low), np.asarray(task.WORKSPACE.high)
+        margin = np.array([0.08, 0.03, 0.0])
+        self._left = int(self._rng.integers(8, 25))
+        for _ in range(50):
+            self._target = self._rng.uniform(low + margin, high - margin * [0.3, 1.0, 1.0])
+            if self._map is None:
+                return
+            cell = self._map.cell(self._target[:2])
+            if self._map.clearance[cell] > 2 * HARD_CLEARANCE_M and self._map.reachable[cell]:
+                break
+        assert self._map is not None
+        self._way = Way(self._map, self._target, 0.06)
 
 
 class NoisyController:
