@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final, Literal
@@ -28,7 +27,7 @@ from honcho.manager import Manager
 from honcho.printer import Message, Printer
 from honcho.process import Popen, Process
 
-from fosp_bringup import domain, graph
+from fosp_bringup import domain, graph, workspace
 from fosp_bringup.graph import Arguments, GraphError, NodeSpec
 from fosp_bringup.lifetime import child_setup, die_with_parent
 
@@ -97,7 +96,7 @@ class GraphManager(Manager):  # type: ignore[misc]
         self._stop_when_node_exits = stop_when_node_exits
         self._stop_asked = False
         self._state: dict[str, dict[str, int | None]] = {}
-        self.events = _Events(self.events, self._on_event)
+        self.events: Any = _Events(self.events, self._on_event)
 
     def add_node(self, name: str, command: Sequence[str], env: Mapping[str, str], nice: int = 0) -> None:
         """Add a process; it starts with ``loop``."""
@@ -263,8 +262,8 @@ class Options:
     """Where the world is; none: a real robot."""
     bundle: str = ""
     """Model bundle, relative to the models folder; empty: the newest."""
-    models_root: str = "models"
-    """Folder of the model bundles."""
+    models_root: Path | None = None
+    """Folder of the model bundles; by default the workspace's."""
     camera: str = ""
     """With sim none: video device, video file or image folder; empty: a camera node of your own."""
     real_time_factor: float = 1.0
@@ -284,11 +283,11 @@ def main() -> None:
     import tyro
 
     options = tyro.cli(Options, prog="fosp-up")
-    folder = (options.run_folder or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}").absolute()
     try:
+        folder = (options.run_folder or workspace.new_run(workspace.runs())).absolute()
         arguments = Arguments(
             sim=options.sim,
-            models_root=options.models_root,
+            models_root=str(options.models_root or workspace.models()),
             bundle=options.bundle,
             records_root=str(folder / "records"),
             camera=options.camera,
@@ -298,7 +297,7 @@ def main() -> None:
         )
         print(f"logs and records: {folder}", flush=True)
         code = run(arguments, folder, options.when_node_exits)
-    except GraphError as error:
+    except (GraphError, OSError) as error:
         print(f"fosp-up: {error}", file=sys.stderr)
         code = 1
     sys.exit(code)
@@ -308,3 +307,7 @@ def _write_state(path: Path, state: Mapping[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{time.monotonic_ns()}")
     temporary.write_text(json.dumps(state), encoding="utf-8")
     os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    main()

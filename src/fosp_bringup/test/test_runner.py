@@ -51,7 +51,8 @@ def alive(pid: int) -> bool:
 def pids(folder: Path, count: int) -> list[int]:
     """Process ids, once ``count`` nodes have said that they are up."""
     wait_for(lambda: all((folder / f"node{i}.log").exists() for i in range(count)))
-    return [int(entry["pid"] or 0) for entry in runner.read_processes(folder).values()]
+    state = runner.read_processes(folder)
+    return [state[f"node{i}"]["pid"] or 0 for i in range(count)]
 
 
 @pytest.fixture

@@ -1,0 +1,394 @@
+"""``make demo``: the whole graph on SafeReach in simulation, a table, and a report."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+import tyro
+from fosp_core.safety import SafetyState
+from fosp_core.task import check_scene
+from fosp_episodes.storage import StorageError, write_json
+from rich.console import Console
+
+from fosp_bringup import domain, graph, runner, workspace
+from fosp_bringup.graph import Arguments, GraphError
+from fosp_bringup.holding import Killed, measure_hold
+from fosp_bringup.lifetime import child_setup
+from fosp_bringup.summary import Episode, load_episodes, outcome, summarize
+from fosp_bringup.view import Progress, View, final_table
+
+if TYPE_CHECKING:
+    from fosp_interfaces.action import RunEpisodes
+
+    from fosp_bringup.client import GraphClient
+    from fosp_bringup.report import Demonstration
+
+EXIT_INTERRUPTED: Final = 130
+READY_TIMEOUT_S: Final = 90.0
+_STOP_TIMEOUT_S: Final = 15.0
+_LOG_LINES: Final = 12
+_MAX_EPISODES: Final = 1000
+
+
+@dataclass(frozen=True)
+class Options:
+    """Run SafeReach episodes live on the ROS graph in simulation, then show what happens when the monitor dies.
+
+    Ctrl-C stops everything and keeps what was recorded.
+    """
+
+    episodes: int = 10
+    """Number of episodes."""
+    scene: str = "standard"
+    """Scene, for example standard, obstacle_shape, goal_shape, obstacle_count, new_objects."""
+    seed: int = 0
+    """Seed of the first episode's layout; the next ones count up."""
+    bundle: str = ""
+    """Model bundle: a folder, or a path relative to the models folder; empty: the newest."""
+    kill_monitor_at_step: int = 8
+    """After the episodes, one more in which the monitor is killed in mid motion, at this step; 0 leaves it out."""
+    models_root: Path | None = None
+    """Folder of the model bundles; by default the workspace's."""
+    runs: Path | None = None
+    """Folder that the run gets its folder in; by default the workspace's."""
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the message says why and what to do."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM."""
+
+
+class Graph:
+    """The graph of the demo: ``fosp-up`` as a process that ends with this one."""
+
+    def __init__(self, arguments: Arguments, run_folder: Path) -> None:
+        self._folder = run_folder
+        log = run_folder / runner.LOG_FOLDER / "graph.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._log = log
+        options = {
+            "--bundle": arguments.bundle,
+            "--models-root": arguments.models_root,
+            "--run-folder": str(run_folder),
+            "--when-node-exits": "keep",
+        }
+        command = [sys.executable, "-m", "fosp_bringup.runner", *(part for pair in options.items() for part in pair)]
+        with log.open("w", encoding="utf-8") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C in the terminal is for the demo alone: it stops the graph when the records are safe.
+                start_new_session=True,
+                preexec_fn=child_setup(signal.SIGTERM),
+            )
+
+    def check(self) -> None:
+        """Raise ``DemoError`` when a part of the graph has ended, with its last words."""
+        for name, state in runner.read_processes(self._folder).items():
+            code = state["returncode"]
+            if code is not None and not (name == runner.READY and code == 0):
+                log = self._folder / runner.LOG_FOLDER / f"{name}.log"
+                raise DemoError(f"{name} {runner.describe_exit(code)}; the end of {log}:\n{_tail(log)}")
+        if self._process.poll() is not None:
+            raise DemoError(f"the graph did not start:\n{_tail(self._log)}")
+
+    def pid(self, name: str) -> int | None:
+        """Process id of a node."""
+        return runner.read_processes(self._folder).get(name, {}).get("pid")
+
+    def stop(self) -> None:
+        """End every process of the graph."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                # Its helpers see it die and end the nodes.
+                self._process.kill()
+                self._process.wait()
+
+
+class Demo:
+    """One run of the demo."""
+
+    def __init__(self, options: Options, console: Console) -> None:
+        """Check the options; raises ``DemoError``."""
+        self._options = options
+        self._console = console
+        try:
+            check_scene(options.scene)
+            self._arguments = runner.chosen_bundle(_bundle_arguments(options))
+        except (ValueError, GraphError) as error:
+            raise DemoError(str(error)) from error
+        if not 1 <= options.episodes <= _MAX_EPISODES:
+            raise DemoError(f"--episodes must be in [1, {_MAX_EPISODES}], got {options.episodes}")
+        if options.seed < 0 or options.kill_monitor_at_step < 0:
+            raise DemoError("--seed and --kill-monitor-at-step must not be negative")
+        self._progress = Progress(count=options.episodes)
+        self._stop = False
+        self._phases: dict[str, float] = {}
+
+    def run(self) -> int:
+        """Run everything; returns the exit code."""
+        self._choose_domain()
+        try:
+            self._folder = workspace.new_run(self._options.runs or workspace.runs())
+        except OSError as error:
+            raise DemoError(f"no folder for the run: {error}") from error
+        self._console.print(
+            f"FOSP SafeReach demo: model {self._arguments.bundle}, scene {self._options.scene}, "
+            f"ROS domain {os.environ['ROS_DOMAIN_ID']}, records in {self._folder}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        note, killed = "", None
+        try:
+            killed = self._live()
+        except Interrupted:
+            note = "Stopped before its end; what was recorded until then is kept."
+        except (DemoError, StorageError) as error:
+            note = f"Ended early: {error}"
+        code = EXIT_INTERRUPTED if self._stop else int(bool(note))
+        try:
+            self._finish(killed, note)
+        except KeyboardInterrupt:
+            self._console.print("the report was left out; the records are kept", highlight=False)
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        return code
+
+    def _choose_domain(self) -> None:
+        try:
+            if not os.environ.get("ROS_DOMAIN_ID"):
+                os.environ["ROS_DOMAIN_ID"] = str(domain.free_domain())
+            domain.current_domain()
+        except (RuntimeError, ValueError) as error:
+            raise DemoError(str(error)) from error
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._stop:
+            # Twice means now: the report is not worth waiting for.
+            raise KeyboardInterrupt
+        self._stop = True
+
+    # --- the live part ---------------------------------------------------------------------------------------------
+
+    def _live(self) -> Killed | None:
+        """Start the graph, run the episodes and the demonstration, stop the graph."""
+        os.environ.update(runner.environment(self._folder / runner.LOG_FOLDER))
+        graph_process = Graph(self._arguments, self._folder)
+        try:
+            # Imported while the graph starts: both need seconds.
+            from fosp_bringup.client import GraphClient
+
+            with View(self._console) as view, GraphClient() as client:
+                check = self._checker(graph_process, view)
+                self._wait_ready(client, check)
+                self._run_episodes(client, check)
+                if self._options.kill_monitor_at_step:
+                    return self._kill_monitor(client, graph_process, view)
+        finally:
+            graph_process.stop()
+        return None
+
+    def _checker(self, graph_process: Graph, view: View) -> Callable[[], None]:
+        last = 0.0
+
+        def check() -> None:
+            nonlocal last
+            if self._stop:
+                raise Interrupted
+            view.show(self._progress)
+            if time.monotonic() - last > 0.5:
+                last = time.monotonic()
+                graph_process.check()
+
+        return check
+
+    def _wait_ready(self, client: GraphClient, check: Callable[[], None]) -> None:
+        begin = time.monotonic()
+        self._progress.stage = "starting the graph"
+        while missing := client.missing(graph.services(self._arguments)):
+            check()
+            if time.monotonic() - begin > READY_TIMEOUT_S:
+                raise DemoError(
+                    f"after {READY_TIMEOUT_S:g} s the graph still lacks {', '.join(missing)}; "
+                    f"see {self._folder / runner.LOG_FOLDER}"
+                )
+            time.sleep(0.1)
+        self._phases["graph ready after (s)"] = time.monotonic() - begin
+
+    def _run_episodes(self, client: GraphClient, check: Callable[[], None]) -> None:
+        self._progress.stage = "running episodes"
+        begin = time.monotonic()
+        result = client.run_episodes(self._goal(self._options.episodes, self._options.seed), self._on_feedback, check)
+        self._phases["episodes took (s)"] = time.monotonic() - begin
+        self._progress.running = False
+        check()
+        if not result.success:
+            raise DemoError(result.message)
+
+    def _kill_monitor(self, client: GraphClient, graph_process: Graph, view: View) -> Killed | None:
+        self._progress.stage = "safety demonstration: the monitor is killed in mid motion"
+        pid = graph_process.pid("safety_monitor")
+        if pid is None:
+            raise DemoError("the safety monitor has no process")
+
+        def check() -> None:
+            if self._stop:
+                raise Interrupted
+            view.show(self._progress)
+
+        goal = self._goal(1, self._options.seed + self._options.episodes)
+        killed = client.kill_in_motion(goal, pid, self._options.kill_monitor_at_step, self._follow, check)
+        self._progress.running = False
+        return killed
+
+    def _goal(self, count: int, seed: int) -> RunEpisodes.Goal:
+        from fosp_interfaces.action import RunEpisodes
+
+        return RunEpisodes.Goal(scene=self._options.scene, count=count, seed=seed, reset_after_halt=True)
+
+    def _on_feedback(self, feedback: RunEpisodes.Feedback) -> None:
+        self._follow(feedback)
+        self._progress.finished = [_row(e) for e in feedback.finished]
+
+    def _follow(self, feedback: RunEpisodes.Feedback) -> None:
+        p = self._progress
+        p.running, p.episode, p.step = True, int(feedback.episode), int(feedback.step)
+        p.distance, p.violation_probability = float(feedback.distance), float(feedback.violation_probability)
+        p.chosen, p.state = int(feedback.chosen), SafetyState(feedback.safety_state)
+        p.reasons = tuple(feedback.reason_names)
+
+    # --- afterwards ------------------------------------------------------------------------------------------------
+
+    def _finish(self, killed: Killed | None, note: str) -> None:
+        """Summary, table and report of what was recorded."""
+        from fosp_bringup import report
+
+        if note:
+            self._console.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        episodes = self._recorded()
+        figures = summarize(episodes, self._options.scene)
+        figures["model_id"] = figures["model_id"] or Path(self._arguments.bundle).name
+        demonstration = self._demonstration(killed)
+        content = {
+            **figures,
+            "seed": self._options.seed,
+            "note": note,
+            "timing": self._phases,
+            "safety_demonstration": None
+            if demonstration is None
+            else {
+                "at_step": demonstration.killed.at_step,
+                "speed_before_rad_s": demonstration.hold.speed_before,
+                "hold_ms": None if demonstration.hold.hold_s is None else 1000 * demonstration.hold.hold_s,
+                "limit_ms": 200,
+                "within_limit": demonstration.hold.within_limit,
+            },
+        }
+        write_json(self._folder / "summary.json", content)
+        if demonstration is not None:
+            write_json(self._folder / "safety_demonstration.json", asdict(demonstration.killed))
+        self._console.print()
+        self._console.print(final_table(figures))
+        if demonstration is not None:
+            style = "green" if demonstration.hold.within_limit else "bold red"
+            self._console.print(demonstration.text, style=style, highlight=False, soft_wrap=True)
+        elif not note and self._options.kill_monitor_at_step:
+            self._console.print("The arm stood still in the last episode, so killing the monitor showed nothing.")
+        target = report.write_report(self._folder, figures, episodes, self._facts(), demonstration, note)
+        self._console.print(f"Report: {target}", highlight=False, soft_wrap=True)
+
+    def _recorded(self) -> list[Episode]:
+        """Episodes of the first goal; the demonstration's own one is not counted."""
+        records = Path(self._folder / "records")
+        goals = sorted(p for p in records.iterdir() if p.is_dir()) if records.is_dir() else []
+        return load_episodes(goals[0]) if goals else []
+
+    def _demonstration(self, killed: Killed | None) -> Demonstration | None:
+        from fosp_bringup.report import Demonstration
+
+        if killed is None:
+            return None
+        try:
+            return Demonstration(killed, measure_hold(killed.samples, killed.at_s))
+        except ValueError as error:
+            self._console.print(f"The safety demonstration was not measured: {error}.", highlight=False)
+            return None
+
+    def _facts(self) -> dict[str, str]:
+        facts = {
+            "command": shlex.join(["fosp-demo", *sys.argv[1:]]),
+            "bundle": self._arguments.bundle,
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
+            "Python": platform.python_version(),
+            "ROS": os.environ.get("ROS_DISTRO") or "wheels",
+            "records": str(self._folder),
+        }
+        return facts | {name: f"{value:.1f}" for name, value in self._phases.items()}
+
+
+def _bundle_arguments(options: Options) -> Arguments:
+    root = (options.models_root or workspace.models()).absolute()
+    bundle = options.bundle
+    known = bundle and not Path(bundle).is_absolute() and (root / bundle).is_dir()
+    if bundle and not known and Path(bundle).is_dir():
+        # A folder given by its path: the models folder is two levels above it.
+        folder = Path(bundle).resolve()
+        root, bundle = folder.parent.parent, f"{folder.parent.name}/{folder.name}"
+    return Arguments(models_root=str(root), bundle=bundle)
+
+
+def _row(summary: Any) -> dict[str, Any]:
+    """A finished episode, from its ``EpisodeSummary``, as a row of the live view."""
+    reasons = ", ".join(name.lower() for name in summary.halt_reasons)
+    note = f", {summary.interventions} interventions" if summary.interventions else ""
+    return {
+        "episode": summary.episode_id + 1,
+        "outcome": outcome(summary),
+        "steps": summary.steps,
+        "note": f", halted: {reasons}" if reasons else note,
+    }
+
+
+def _tail(file: Path) -> str:
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "  (no log)"
+    return "\n".join(f"  {line}" for line in lines[-_LOG_LINES:])
+
+
+def main() -> None:
+    """Entry point of ``fosp-demo``."""
+    options = tyro.cli(Options, prog="fosp-demo")
+    console = Console()
+    try:
+        code = Demo(options, console).run()
+    except DemoError as error:
+        print(f"fosp-demo: {error}", file=sys.stderr)
+        code = 1
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Measurement of the time until the arm holds."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from fosp_bringup.holding import JointSample, measure_hold
+
+
+def samples(speeds: list[float]) -> list[JointSample]:
+    """One sample each 20 ms, the first 40 ms before the stop at t = 0."""
+    return [JointSample(0.02 * i - 0.04, speed) for i, speed in enumerate(speeds)]
+
+
+def test_time_counts_to_the_first_sample_at_rest() -> None:
+    hold = measure_hold(samples([0.5, 0.5, 0.4, 0.2, 0.01, 0.0, 0.0]), 0.0)
+    assert hold.hold_s is not None and math.isclose(hold.hold_s, 0.04) and hold.within_limit
+    assert hold.speed_before == 0.4
+
+
+def test_moving_again_after_a_rest_counts_as_moving() -> None:
+    hold = measure_hold(samples([0.5, 0.5, 0.4, 0.0, 0.3, 0.0, 0.0]), 0.0)
+    assert hold.hold_s is not None and math.isclose(hold.hold_s, 0.06)
+
+
+def test_arm_that_never_rests_has_no_time() -> None:
+    hold = measure_hold(samples([0.5] * 20), 0.0)
+    assert hold.hold_s is None and not hold.within_limit
+
+
+def test_late_hold_is_not_within_the_limit() -> None:
+    assert not measure_hold(samples([0.5] * 15 + [0.0] * 5), 0.0).within_limit
+
+
+@pytest.mark.parametrize("speeds", [[0.5, 0.5], [0.0, 0.0, 0.0, 0.0, 0.0]])
+def test_measurement_that_means_nothing_is_refused(speeds: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"span|not moving"):
+        measure_hold(samples(speeds), 0.0)
