@@ -14,6 +14,7 @@ case ${1:-} in
 *) die "unknown argument: $1 (see --help)" ;;
 esac
 
+resumable
 BUILD=$ROOT/build INSTALL=$ROOT/install
 
 package_key() { # PACKAGE

@@ -109,5 +109,8 @@ stage() { # TEXT COMMAND...
   die "The whole log: $LOG"
 }
 
-trap 'printf "\ninterrupted; the same command goes on from here\n" >&2; exit 130' INT
-trap 'exit 143' TERM
+# Interrupted work is taken up by the next start; say so.
+resumable() {
+  trap 'printf "\ninterrupted; the same command goes on from here\n" >&2; exit 130' INT
+  trap 'exit 143' TERM
+}

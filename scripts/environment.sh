@@ -6,6 +6,7 @@
 set -euo pipefail
 source "${BASH_SOURCE[0]%/*}/common.sh"
 
+resumable
 REQUIREMENTS=$ROOT/requirements
 TOOLS=$ROOT/scripts/environment_tools.py
 APT_GL=(libegl1 libgl1-mesa-dri libosmesa6)
