@@ -226,7 +226,7 @@ def write_dataset(
     import minari
     from minari.dataset.minari_storage import MinariStorage
 
-    target = Path(folder)
+    target = Path(folder).resolve()  # Minari repeats a relative path inside itself
     if target.exists():
         raise FileExistsError(f"{target} exists already; choose another folder or remove it")
     if not episodes:
