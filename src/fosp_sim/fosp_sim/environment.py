@@ -37,10 +37,14 @@ class TaskRules:
     def start(self, layout: Layout) -> None:
         """Begin an episode of a layout that the world has just been reset to."""
         self.goal = np.array([*layout.goal.position, GOAL_POINT_HEIGHT])
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin to count again in the world as it stands."""
         self.steps = 0
         self.violated = False
         self.cost_reason = ""
-        self._fallen = 0
+        self._fallen = int(self._world.fallen().sum())
         self.distance = float(np.linalg.norm(self._world.tool - self.goal))
         self.reached = False
 

@@ -222,9 +222,7 @@ class World:
         model.light_diffuse[0] = look.diffuse
         model.vis.headlight.ambient[:] = look.ambient
         model.cam_pos[0] = look.camera_position
-        model.cam_quat[0] = _look_at(
-            np.asarray(look.camera_position), np.asarray(look.camera_target), look.camera_roll
-        )
+        model.cam_quat[0] = _look_at(np.asarray(look.camera_position), np.asarray(look.camera_target), look.camera_roll)
         model.cam_fovy[0] = look.camera_fovy_deg
 
     # -- motion ---------------------------------------------------------------------------------------------

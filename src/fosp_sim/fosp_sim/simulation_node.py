@@ -1,0 +1,246 @@
+"""The simulation node: SafeReach in real time behind the topics that a robot and its camera would have."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point
+from numpy.typing import NDArray
+from rclpy.node import Node
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from fosp_core import task
+from fosp_interfaces.msg import TaskState
+from fosp_interfaces.srv import ResetScene
+from fosp_ros import names, qos, runner
+from fosp_ros.diagnostics import Diagnostics, Health, Level
+from fosp_ros.errors import ConfigurationError
+from fosp_ros.images import to_message
+from fosp_ros.loop import SteadyLoop
+from fosp_ros.parameters import Parameter, Parameters
+from fosp_ros.polling import PolledSubscription
+from fosp_ros.stamps import from_nanoseconds
+from fosp_sim.environment import OVERVIEW_SIZE
+from fosp_sim.gl import GraphicsError
+from fosp_sim.session import TICKS_PER_FRAME, FrameState, PhaseError, Session
+from fosp_sim.world import Intrinsics, World
+
+CAMERA_FRAME = "camera_optical_frame"
+
+PARAMETERS = (
+    Parameter("image_size", task.IMAGE_SIZE, "Side of the square camera image.", "px", 16, 1024, read_only=True),
+    Parameter(
+        "real_time_factor",
+        1.0,
+        "Simulated seconds per second. Anything but 1 needs use_sim_time in every node.",
+        low=0.1,
+        high=5.0,
+        read_only=True,
+    ),
+    Parameter(
+        "visual_randomization", False, "Small changes of light, colours and camera pose with the seed.", read_only=True
+    ),
+)
+
+
+class SimulationNode(Node):
+    """Wires a ``Session`` to its topics. Physics and drawing live in one thread of their own."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(names.SIMULATION_NODE, **kwargs)
+        p = Parameters(self, PARAMETERS)
+        self._size = p.integer("image_size")
+        self._simulated_time = bool(self.get_parameter("use_sim_time").value)
+        factor = p.float("real_time_factor")
+        if factor != 1.0 and not self._simulated_time:
+            raise ConfigurationError("parameter 'real_time_factor' other than 1 needs use_sim_time:=true in every node")
+        try:
+            with World() as trial:
+                trial.render(self._size, self._size)
+        except GraphicsError as error:
+            raise ConfigurationError(str(error)) from error
+        self._world = World()
+        self._session = Session(self._world, p.boolean("visual_randomization"))
+        self._lock = threading.Lock()  # guards session and world
+        self._ticks = 0
+        # A zero stamp means "unset" to much of ROS, so simulated time starts at one second.
+        self._simulated_ns = 1_000_000_000
+        self._tick_ns = round(1e9 / task.COMMAND_HZ)
+
+        self._task = self.create_publisher(TaskState, names.TASK_STATE, qos.TASK_STATE)
+        self._image = self.create_publisher(Image, names.CAMERA_IMAGE, qos.IMAGE)
+        self._info = self.create_publisher(CameraInfo, names.CAMERA_INFO, qos.IMAGE)
+        self._overview = self.create_publisher(Image, names.OVERVIEW_IMAGE, qos.IMAGE)
+        self._joints = self.create_publisher(JointState, names.JOINT_STATES, qos.JOINT_STATES)
+        self._clock = self.create_publisher(Clock, "/clock", 1) if self._simulated_time else None
+        self._trajectories = PolledSubscription(self, JointTrajectory, names.JOINT_TRAJECTORY, qos.TRAJECTORY)
+        self.create_service(ResetScene, names.SCENE_RESET, self._on_reset)
+        self.create_service(Trigger, names.SCENE_START, self._on_start)
+        self.create_service(Trigger, names.SCENE_STOP, self._on_stop)
+        self._diagnostics = Diagnostics(self, self._health, hardware_id="mujoco")
+        self._loop = SteadyLoop(1.0 / task.COMMAND_HZ / factor, self._tick, self._on_error, name="physics")
+        self._loop.start()
+
+    def close(self) -> None:
+        """Stop the physics and free the graphics context."""
+        self._loop.close()
+        self._world.close()
+
+    def _tick(self) -> None:
+        targets = self._newest_targets()
+        drawn: tuple[FrameState, NDArray[np.uint8], Intrinsics, NDArray[np.uint8] | None] | None = None
+        with self._lock:
+            self._session.tick(targets)
+            self._ticks += 1
+            self._simulated_ns += self._tick_ns
+            if self._ticks % TICKS_PER_FRAME == 0:
+                overview = self._overview.get_subscription_count() > 0
+                drawn = (
+                    self._session.frame(),
+                    self._world.render(self._size, self._size),
+                    self._world.intrinsics(self._size, self._size),
+                    self._world.render(*OVERVIEW_SIZE) if overview else None,
+                )
+            positions, velocities, efforts = self._world.joints, self._world.joint_velocities, self._world.joint_efforts
+        stamp = self._now()
+        if self._clock is not None:
+            self._clock.publish(Clock(clock=stamp))
+        joints = JointState(name=list(task.ARM_JOINTS))
+        joints.header.stamp = stamp
+        joints.position, joints.velocity, joints.effort = positions.tolist(), velocities.tolist(), efforts.tolist()
+        self._joints.publish(joints)
+        if drawn is not None:
+            self._publish_frame(*drawn, stamp)
+
+    def _publish_frame(
+        self,
+        state: FrameState,
+        image: NDArray[np.uint8],
+        intrinsics: Intrinsics,
+        overview: NDArray[np.uint8] | None,
+        stamp: Time,
+    ) -> None:
+        # The task's state goes first, so that whoever sees the frame can know what it belongs to.
+        self._task.publish(_task_state(state, stamp))
+        self._image.publish(to_message(image, stamp, CAMERA_FRAME))
+        self._info.publish(_camera_info(intrinsics, stamp))
+        if overview is not None:
+            self._overview.publish(to_message(overview, stamp, CAMERA_FRAME))
+
+    def _newest_targets(self) -> NDArray[np.float64] | None:
+        targets = None
+        for message in self._trajectories.take():
+            try:
+                targets = joint_targets(message)
+            except ValueError as error:
+                if self._diagnostics.count("bad_trajectory", str(error)) == 1:
+                    self.get_logger().error(f"bad trajectory: {error}")
+        return targets
+
+    def _now(self) -> Time:
+        if self._simulated_time:
+            return from_nanoseconds(self._simulated_ns)
+        now: Time = self.get_clock().now().to_msg()
+        return now
+
+    def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
+        try:
+            with self._lock:
+                self._session.reset(request.scene, int(request.seed), int(request.episode_id))
+        except ValueError as error:
+            response.success, response.message = False, str(error)
+        else:
+            response.success, response.message = True, f"scene {request.scene}, seed {request.seed}"
+        return response
+
+    def _on_start(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._phase_change(self._session.start, response)
+
+    def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._phase_change(self._session.stop, response)
+
+    def _phase_change(self, change: Any, response: Trigger.Response) -> Trigger.Response:
+        try:
+            with self._lock:
+                change()
+        except PhaseError as error:
+            response.success, response.message = False, str(error)
+        else:
+            response.success, response.message = True, self._session.phase.name
+        return response
+
+    def _on_error(self, error: Exception) -> None:
+        if self._diagnostics.count("internal_error", f"{type(error).__name__}: {error}") == 1:
+            self.get_logger().error(f"simulation step failed: {type(error).__name__}: {error}")
+
+    def _health(self) -> Health:
+        values = {
+            "phase": self._session.phase.name.lower(),
+            "scene": self._session.scene,
+            "late_ticks": self._loop.late_steps,
+        }
+        if self._diagnostics.counts.get("internal_error"):
+            return Health(Level.ERROR, "simulation steps fail", values)
+        return Health(Level.OK, f"simulating, {values['phase']}", values)
+
+
+def joint_targets(message: JointTrajectory) -> NDArray[np.float64]:
+    """Positions (7,) in radians of the last point, in the order of ``task.ARM_JOINTS``.
+
+    Raises:
+        ValueError: no point, other joints, or positions that are not finite.
+    """
+    if not message.points:
+        raise ValueError("the trajectory has no point")
+    positions = list(message.points[-1].positions)
+    if sorted(message.joint_names) != sorted(task.ARM_JOINTS) or len(positions) != len(task.ARM_JOINTS):
+        raise ValueError(f"expected positions of {', '.join(task.ARM_JOINTS)}, got {list(message.joint_names)}")
+    if not all(map(math.isfinite, positions)):
+        raise ValueError("positions are not finite")
+    by_name = dict(zip(message.joint_names, positions, strict=True))
+    return np.array([by_name[name] for name in task.ARM_JOINTS])
+
+
+def _task_state(state: FrameState, stamp: Time) -> TaskState:
+    message = TaskState()
+    message.header.stamp = stamp
+    message.header.frame_id = task.BASE_FRAME
+    message.phase = int(state.phase)
+    message.tool, message.goal = _point(state.tool), _point(state.goal)
+    for name in ("episode_id", "scene", "seed", "step", "is_first", "distance", "clearance", "reward", "cost"):
+        setattr(message, name, getattr(state, name))
+    for name in ("cost_reason", "reached", "truncated", "violated"):
+        setattr(message, name, getattr(state, name))
+    return message
+
+
+def _point(position: NDArray[np.float64]) -> Point:
+    x, y, z = (float(v) for v in position)
+    return Point(x=x, y=y, z=z)
+
+
+def _camera_info(camera: Intrinsics, stamp: Time) -> CameraInfo:
+    message = CameraInfo(width=camera.width, height=camera.height, distortion_model="plumb_bob", d=[0.0] * 5)
+    message.header.stamp = stamp
+    message.header.frame_id = CAMERA_FRAME
+    message.k = [camera.fx, 0.0, camera.cx, 0.0, camera.fy, camera.cy, 0.0, 0.0, 1.0]
+    message.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    message.p = [camera.fx, 0.0, camera.cx, 0.0, 0.0, camera.fy, camera.cy, 0.0, 0.0, 0.0, 1.0, 0.0]
+    return message
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of the executable ``simulation_node``."""
+    return runner.run(SimulationNode, names.SIMULATION_NODE, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
