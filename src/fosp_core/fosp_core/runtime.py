@@ -1,4 +1,4 @@
-"""The policy at run time: one ONNX call per frame for the latent filter and both candidates, one for judging actions."""
+"""The policy at run time: one ONNX call a frame for filter and candidates, one for judging actions."""
 
 from __future__ import annotations
 

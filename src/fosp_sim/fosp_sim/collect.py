@@ -209,8 +209,8 @@ def _card(provenance: Mapping[str, object]) -> str:
         f"# SafeReach, scene {provenance['scene']}\n\n"
         f"{provenance['episodes']} scripted episodes, {shares['frames']:.0f} frames. Who acted: {kinds}.\n\n"
         f"| outcome | share |\n|---|---|\n{rows}\n\n"
-        "Each frame: image (uint8 RGB) and proprio (tool position, m). Each frame's infos: cost of the step that led to it, and\n"
-        "for evaluation only: tool, goal, obstacles (m), clearance (m), success, violated, layout_seed.\n"
+        "Each frame: image (uint8 RGB), proprio (tool position, m). Each frame's infos: cost of the step that led to\n"
+        "it, and for evaluation only: tool, goal, obstacles (m), clearance (m), success, violated, layout_seed.\n"
     )
 
 

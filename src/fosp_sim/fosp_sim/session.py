@@ -55,7 +55,7 @@ class FrameState:
 
 
 class Session:
-    """Episodes in one world: ``reset`` lays out, ``start`` begins; ``tick`` is physics, ``frame`` is what the camera dates.
+    """Episodes in one world: ``reset`` lays out, ``start`` begins, ``tick`` is physics, ``frame`` dates a picture.
 
     Call ``tick`` at ``task.COMMAND_HZ`` and ``frame`` after every ``TICKS_PER_FRAME`` ticks.
     """

@@ -80,7 +80,7 @@ class SimulationNode(Node):
         self._info = self.create_publisher(CameraInfo, names.CAMERA_INFO, qos.IMAGE)
         self._overview = self.create_publisher(Image, names.OVERVIEW_IMAGE, qos.IMAGE)
         self._joints = self.create_publisher(JointState, names.JOINT_STATES, qos.JOINT_STATES)
-        self._clock = self.create_publisher(Clock, "/clock", 1) if self._simulated_time else None
+        self._clock_publisher = self.create_publisher(Clock, "/clock", 1) if self._simulated_time else None
         self._trajectories = PolledSubscription(self, JointTrajectory, names.JOINT_TRAJECTORY, qos.TRAJECTORY)
         self.create_service(ResetScene, names.SCENE_RESET, self._on_reset)
         self.create_service(Trigger, names.SCENE_START, self._on_start)
@@ -111,8 +111,8 @@ class SimulationNode(Node):
                 )
             positions, velocities, efforts = self._world.joints, self._world.joint_velocities, self._world.joint_efforts
         stamp = self._now()
-        if self._clock is not None:
-            self._clock.publish(Clock(clock=stamp))
+        if self._clock_publisher is not None:
+            self._clock_publisher.publish(Clock(clock=stamp))
         joints = JointState(name=list(task.ARM_JOINTS))
         joints.header.stamp = stamp
         joints.position, joints.velocity, joints.effort = positions.tolist(), velocities.tolist(), efforts.tolist()
