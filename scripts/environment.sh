@@ -22,8 +22,9 @@ done_before() { [[ -r $STATE/$1 ]] && [[ $(<"$STATE/$1") == "$2" ]]; }
 mark() { printf '%s\n' "$2" >"$STATE/$1.new" && mv "$STATE/$1.new" "$STATE/$1"; }
 
 choose_python() {
-  local candidate version seen=()
-  for candidate in ${FOSP_PYTHON:+"$FOSP_PYTHON"} python3 /usr/bin/python3 python3.13 python3.12 python3.11; do
+  local candidate version seen=() candidates=(python3 /usr/bin/python3 python3.13 python3.12 python3.11)
+  [[ -z ${FOSP_PYTHON:-} ]] || candidates=("$FOSP_PYTHON")
+  for candidate in "${candidates[@]}"; do
     version=$(python_version "$candidate") || continue
     seen+=("$candidate is $version")
     supported "$version" || continue
@@ -122,7 +123,7 @@ install_lists() { # LIST...
   # Whatever an interrupted pip left half installed counts as installed for pip.
   "$VENV/bin/python" "$TOOLS" repair
   cd "$lists"
-  "$VENV/bin/python" -m pip install --quiet --constraint constraints.txt "${arguments[@]}"
+  "$VENV/bin/python" -m pip install --quiet --no-compile --constraint constraints.txt "${arguments[@]}"
 }
 
 check_environment() {

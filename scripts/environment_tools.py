@@ -1,6 +1,7 @@
 """What environment.sh and build.sh need from inside the virtual environment; standard library only at import.
 
-Usage: environment_tools.py repair | rewrite-paths | check-imports | check-rendering | environment SOURCE | workspace INSTALL
+Usage: environment_tools.py STEP, one of: repair, rewrite-paths, check-imports, check-rendering, environment SOURCE,
+workspace INSTALL
 """
 
 from __future__ import annotations
@@ -20,10 +21,35 @@ PREFIX = Path(sys.prefix)
 SITE_PACKAGES = Path(sysconfig.get_path("purelib"))
 BUILD_MACHINE = r"/opt/python/cp\d+-cp\d+"
 
-IMPORTS = (
-    "cv2 daqp gymnasium h5py honcho imageio jinja2 lightning_fabric matplotlib mcap minari mink mujoco numpy onnx onnxruntime "
-    "rclpy rclpy.action rclpy.lifecycle rich safetensors scipy sensor_msgs.msg tensorboard torch tyro viser"
-).split()
+IMPORTS = [
+    "cv2",
+    "daqp",
+    "gymnasium",
+    "h5py",
+    "honcho",
+    "imageio",
+    "jinja2",
+    "lightning_fabric",
+    "matplotlib",
+    "mcap",
+    "minari",
+    "mink",
+    "mujoco",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "rclpy",
+    "rclpy.action",
+    "rclpy.lifecycle",
+    "rich",
+    "safetensors",
+    "scipy",
+    "sensor_msgs.msg",
+    "tensorboard",
+    "torch",
+    "tyro",
+    "viser",
+]
 
 PATH_VARIABLES = (
     "PATH",
@@ -37,7 +63,7 @@ PATH_VARIABLES = (
 
 
 def repair() -> None:
-    """Remove the metadata of every distribution that an interrupted installer left incomplete, so that pip installs it again."""
+    """Remove the metadata of distributions that an interrupted installer left incomplete: pip installs them again."""
     for folder in SITE_PACKAGES.glob("*.dist-info"):
         if not _is_complete(Distribution.at(folder)):
             print(f"incomplete, to be installed again: {folder.name}")
@@ -47,7 +73,7 @@ def repair() -> None:
 
 
 def _is_complete(distribution: Distribution) -> bool:
-    """Whether every recorded file is there, with its recorded size (CMake files are rewritten, so theirs doesn't count)."""
+    """Whether every recorded file is there in its recorded size (but CMake files, which rewrite_paths() changes)."""
     if distribution.read_text("METADATA") is None or not (files := distribution.files):
         return False
     for file in files:
@@ -73,7 +99,7 @@ def rewrite_paths() -> None:
         for file in root.rglob("*.cmake"):
             old = new = file.read_text(errors="surrogateescape")
             for pattern, target in replacements:
-                new = pattern.sub(lambda _, target=target: target, new)
+                new = pattern.sub(target.replace("\\", r"\\"), new)
             if new != old:
                 temporary = file.with_name(file.name + ".new")
                 temporary.write_text(new, errors="surrogateescape")
