@@ -66,7 +66,12 @@ ROS_PACKAGES = {
     "std_srvs",
     "trajectory_msgs",
 }
-PIP_NAMES = {"lightning": "lightning-fabric", "mcap_ros2": "mcap-ros2-support"}
+PIP_NAMES = {
+    "cv2": "opencv-python-headless",
+    "lightning": "lightning-fabric",
+    "mcap_ros2": "mcap-ros2-support",
+    "yaml": "pyyaml",
+}
 """Imports whose pip name differs from the module's by more than dashes."""
 
 FIELD = re.compile(r"^[A-Za-z][\w/]*(?:<=\d+)?(?:\[[^\]]*\])? +[a-z]\w*(?: .*)?$")
@@ -187,10 +192,10 @@ def test_imports_are_declared_where_they_come_from(package: Path) -> None:
             if module in sys.stdlib_module_names or module in own:
                 continue
             key = ROSDEP_KEYS.get(module, module)
-            if module in ROSDEP_KEYS or module in ROS_PACKAGES or module in NAMES:
-                if key not in available:
-                    missing.add(f"package.xml: {key} (imported in {folder.name})")
-            elif PIP_NAMES.get(module, module.replace("_", "-")).lower() not in pip:
+            ros = module in ROS_PACKAGES or module in NAMES
+            if (ros or module in ROSDEP_KEYS) and key not in available:
+                missing.add(f"package.xml: {key} (imported in {folder.name})")
+            if not ros and PIP_NAMES.get(module, module.replace("_", "-")).lower() not in pip:
                 missing.add(f"requirements/: {module} (imported in {folder.name})")
     assert not missing
 
