@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from fosp_bringup import graph, runner
-from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+
+from fosp_bringup import graph, runner
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import rclpy
-from fosp_interfaces.action import RunEpisodes
-from fosp_ros import names, qos, stamps
 from rclpy.action.client import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -23,6 +21,8 @@ from sensor_msgs.msg import JointState
 
 from fosp_bringup.discovery import missing_services
 from fosp_bringup.holding import JointSample, Killed
+from fosp_interfaces.action import RunEpisodes
+from fosp_ros import names, qos, stamps
 
 Check = Callable[[], None]
 """Called ten times a second while waiting; raises to end the wait."""

@@ -16,9 +16,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 import tyro
-from fosp_core.safety import SafetyState
-from fosp_core.task import check_scene
-from fosp_episodes.storage import StorageError, write_json
 from rich.console import Console
 
 from fosp_bringup import domain, graph, runner, workspace
@@ -27,12 +24,14 @@ from fosp_bringup.holding import Killed, measure_hold
 from fosp_bringup.lifetime import child_setup
 from fosp_bringup.summary import Episode, load_episodes, outcome, summarize
 from fosp_bringup.view import Progress, View, final_table
+from fosp_core.safety import SafetyState
+from fosp_core.task import check_scene
+from fosp_episodes.storage import StorageError, write_json
 
 if TYPE_CHECKING:
-    from fosp_interfaces.action import RunEpisodes
-
     from fosp_bringup.client import GraphClient
     from fosp_bringup.report import Demonstration
+    from fosp_interfaces.action import RunEpisodes
 
 EXIT_INTERRUPTED: Final = 130
 READY_TIMEOUT_S: Final = 90.0

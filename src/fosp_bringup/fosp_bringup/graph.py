@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
+
 from fosp_ros import names
 
 SIMULATORS: Final = ("mujoco", "gazebo", "none")

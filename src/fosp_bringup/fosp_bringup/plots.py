@@ -12,13 +12,13 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-from fosp_core.task import REACH_RADIUS_M
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fosp_bringup.holding import HOLD_LIMIT_S, JointSample
 from fosp_bringup.summary import Episode
+from fosp_core.task import REACH_RADIUS_M
 
 COLORS: Final = {
     "safe success": "#2a9d6f",
@@ -40,6 +40,7 @@ _STYLE: Final[dict[Any, Any]] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#e8ebf0",
     "text.color": _INK,
     "xtick.color": "#5b6675",
@@ -113,11 +114,11 @@ def latencies(episodes: Sequence[Episode], latency: Mapping[str, Any]) -> str:
         # A single stall must not squeeze the rest into one bar; the figures beside the plot tell the maximum.
         limit = max(1.5 * float(latency["p99"]), 1.0)
         axes.hist([min(v, limit) for v in values], bins=40, range=(0, limit), color="#3d6fb4", alpha=0.85)
-        for name, style in (("p50", "-"), ("p99", "--")):
+        axes.margins(y=0.15)
+        for name, style, side in (("p50", "-", "right"), ("p99", "--", "left")):
             axes.axvline(latency[name], color=_INK, linewidth=0.9, linestyle=style)
-            axes.annotate(
-                f" {name} {latency[name]:.1f} ms", (latency[name], 0.97), xycoords=("data", "axes fraction"), va="top"
-            )
+            text, place = f" {name} {latency[name]:.1f} ms ", (latency[name], 1.0)
+            axes.annotate(text, place, xycoords=("data", "axes fraction"), va="top", ha=side)
     axes.set(xlabel="ms", ylabel="commands")
     return _svg(figure)
 

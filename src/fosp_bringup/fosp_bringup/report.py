@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from fosp_core.statistics import summarize_latency
 
 from fosp_bringup import plots, video
 from fosp_bringup.holding import Hold, Killed
 from fosp_bringup.summary import Episode
+from fosp_core.statistics import summarize_latency
 
 REPORT_FILE = "report.html"
 

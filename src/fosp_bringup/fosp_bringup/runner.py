@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import IO, Any, Final, Literal
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
-from fosp_core.bundle import BundleError, load_bundle, newest, resolve
 from honcho.manager import Manager
 from honcho.printer import Message, Printer
 from honcho.process import Popen, Process
@@ -30,6 +29,7 @@ from honcho.process import Popen, Process
 from fosp_bringup import domain, graph, workspace
 from fosp_bringup.graph import Arguments, GraphError, NodeSpec
 from fosp_bringup.lifetime import child_setup, die_with_parent
+from fosp_core.bundle import BundleError, load_bundle, newest, resolve
 
 PROCESS_FILE: Final = "processes.json"
 PARAMETER_FILE: Final = "parameters.yaml"
@@ -39,7 +39,7 @@ READY: Final = "ready"
 _STOP_WAIT_S: Final = 3.0
 
 
-class GraphProcess(Process):  # type: ignore[misc]
+class GraphProcess(Process):
     """A node under honcho. It runs in a helper process of its own, which relays the node's output."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -86,7 +86,7 @@ class _Events:
         return item
 
 
-class GraphManager(Manager):  # type: ignore[misc]
+class GraphManager(Manager):
     """honcho's manager with a state file and a choice of what a node's death means."""
 
     def __init__(self, printer: Printer, state_file: Path, stop_when_node_exits: bool) -> None:
@@ -134,7 +134,7 @@ class GraphManager(Manager):  # type: ignore[misc]
         _write_state(self._state_file, self._state)
 
 
-class LogPrinter(Printer):  # type: ignore[misc]
+class LogPrinter(Printer):
     """Prints as honcho does, and keeps the lines of every process in a file of its own."""
 
     def __init__(self, folder: Path, output: IO[str]) -> None:

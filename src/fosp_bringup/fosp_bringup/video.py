@@ -7,13 +7,13 @@ from typing import Any, Final
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+
+from fosp_bringup.summary import Episode
 from fosp_core.task import CONTROL_HZ
 from fosp_episodes.mcap_log import read_mcap
 from fosp_episodes.storage import FRAMES_FILE, MESSAGES_FILE
 from fosp_ros import names
-from numpy.typing import NDArray
-
-from fosp_bringup.summary import Episode
 
 Image = NDArray[np.uint8]
 
@@ -76,10 +76,10 @@ def encode(episode: Episode) -> bytes:
 
 
 def annotated(image: Image, step: dict[str, Any], episode: Episode) -> Image:
-    """The image with a line of figures below it and a frame in the colour of the monitor's state."""
+    """The image with a line of figures above it and a frame in the colour of the monitor's state."""
     height = round(image.shape[0] * WIDTH / image.shape[1] / 2) * 2
     canvas = np.full((height + _BAR, WIDTH, 3), 24, np.uint8)
-    canvas[:height] = cv2.resize(image, (WIDTH, height), interpolation=cv2.INTER_CUBIC)
+    canvas[_BAR:] = cv2.resize(image, (WIDTH, height), interpolation=cv2.INTER_CUBIC)
     safety = step["safety"]
     state = safety["state"] if safety else ""
     if step["cost"] or any(s["cost"] for s in episode.steps[: step["step"] + 1]):
@@ -87,7 +87,7 @@ def annotated(image: Image, step: dict[str, Any], episode: Episode) -> Image:
     else:
         state_text, color = state, _STATE_COLORS.get(state, (120, 130, 145))
     if state in _STATE_COLORS and state != "nominal":
-        cv2.rectangle(canvas, (2, 2), (WIDTH - 3, height - 3), _STATE_COLORS[state], 4)
+        cv2.rectangle(canvas, (2, _BAR + 2), (WIDTH - 3, _BAR + height - 3), _STATE_COLORS[state], 4)
     risk = safety["violation_probability"] if safety else None
     chosen = step["decision"]["chosen"] if step["decision"] else ""
     distance = step["distance"]
@@ -99,7 +99,7 @@ def annotated(image: Image, step: dict[str, Any], episode: Episode) -> Image:
         (494, state_text, color),
     )
     for x, text, ink in parts:
-        cv2.putText(canvas, text, (x, height + 28), cv2.FONT_HERSHEY_SIMPLEX, 0.48, ink, 1, cv2.LINE_AA)
+        cv2.putText(canvas, text, (x, 28), cv2.FONT_HERSHEY_SIMPLEX, 0.48, ink, 1, cv2.LINE_AA)
     return canvas
 
 

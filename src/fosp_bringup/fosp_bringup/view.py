@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final
 
-from fosp_core.safety import SafetyState
-from fosp_episodes.recorder import POLICIES
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from fosp_core.safety import SafetyState
+from fosp_episodes.recorder import POLICIES
 
 STATE_STYLES: Final = {
     SafetyState.INACTIVE: "dim",

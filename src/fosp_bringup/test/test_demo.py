@@ -7,12 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
+
 from fosp_bringup import demo, workspace
 from fosp_bringup.demo import Demo, DemoError, Options
 from fosp_bringup.summary import outcome
 from fosp_bringup.view import Progress, View, render
 from fosp_core.testing import make_bundle
-from rich.console import Console
 
 
 def quiet() -> Console:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from fosp_bringup import domain
 
 HEADER = "  sl  local_address rem_address   st\n"

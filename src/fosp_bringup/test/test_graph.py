@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from fosp_bringup.graph import Arguments, GraphError, nodes, parameters_yaml, services
 
 

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+
 from fosp_bringup import report, video
 from fosp_bringup.holding import Hold, JointSample, Killed
 from fosp_bringup.summary import Episode, load_episodes, summarize

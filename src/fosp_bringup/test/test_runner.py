@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from fosp_bringup import runner
 from fosp_bringup.graph import Arguments, GraphError, NodeSpec
 from fosp_core.testing import make_bundle

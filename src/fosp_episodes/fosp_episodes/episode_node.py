@@ -13,18 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import rclpy
-from fosp_core.images import ImageError, crop_resize
-from fosp_core.task import IMAGE_SIZE
-from fosp_interfaces.action import RunEpisodes
-from fosp_interfaces.msg import PolicyDecision, SafetyStatus, TaskState
-from fosp_interfaces.srv import ResetScene
-from fosp_ros import images, names, qos, runner, stamps
-from fosp_ros.diagnostics import Diagnostics, Health, Level
-from fosp_ros.errors import ConfigurationError
-from fosp_ros.parameters import Parameter, Parameters
 from geometry_msgs.msg import TwistStamped
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterType, ParameterValue
@@ -38,16 +29,26 @@ from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_srvs.srv import Trigger
 
+from fosp_core.episode import EpisodeError
+from fosp_core.images import ImageError, crop_resize
+from fosp_core.task import IMAGE_SIZE
 from fosp_episodes import messages
 from fosp_episodes.mcap_log import LoggedMessage
 from fosp_episodes.recorder import EpisodeRecorder
 from fosp_episodes.sequence import EpisodeRun, Goal, Interrupted, Outcome, Progress, Reply, Settings, View
-from fosp_episodes.storage import FolderStore, StorageError, make_folder, write_json
+from fosp_episodes.storage import FolderStore, StorageError, make_folder, write_json, write_minari
+from fosp_interfaces.action import RunEpisodes
+from fosp_interfaces.msg import PolicyDecision, SafetyStatus, TaskState
+from fosp_interfaces.srv import ResetScene
+from fosp_ros import images, names, qos, runner, stamps
+from fosp_ros.diagnostics import Diagnostics, Health, Level
+from fosp_ros.errors import ConfigurationError
+from fosp_ros.parameters import Parameter, Parameters
 
 if TYPE_CHECKING:
     from rclpy.subscription import MessageInfo
 
-Handle = ServerGoalHandle[Any, Any, Any]
+Handle: TypeAlias = "ServerGoalHandle[Any, Any, Any]"
 
 QUEUE_DEPTH: Final = 50
 SERVICE_TIMEOUT_S: Final = 5.0
@@ -300,12 +301,25 @@ class EpisodeNode(Node):
                     "episodes": [Path(s.path).name for s in outcome.episodes],
                 },
             )
+            self._write_dataset(goal, store, outcome)
         except OSError as error:
             return Outcome(False, f"{store.folder}: {error.strerror or error}")
         except Exception as error:
             self.get_logger().error(f"the run failed: {type(error).__name__}: {error}")
             return Outcome(False, f"internal error: {type(error).__name__}: {error}")
         return outcome
+
+    def _write_dataset(self, goal: Goal, store: FolderStore, outcome: Outcome) -> None:
+        """Best effort: the episodes are safe already, and the dataset can be made from them later."""
+        if not outcome.episodes or self._closing or not self._settings.boolean("write_dataset"):
+            return
+        provenance = {"goal": asdict(goal), "models": sorted({s.model_id for s in outcome.episodes})}
+        try:
+            write_minari(store.folder, store.folder / "dataset", f"safereach/{goal.scene}-v0", provenance)
+        except ImportError:
+            self.get_logger().warning("no dataset written: the package 'minari' is not installed")
+        except (StorageError, EpisodeError) as error:
+            self.get_logger().warning(f"no dataset written: {error}")
 
     def _feedback(self, goal: Goal, progress: Progress) -> RunEpisodes.Feedback:
         feedback = RunEpisodes.Feedback(

@@ -74,7 +74,7 @@ def write_mcap(path: Path, messages: Iterable[LoggedMessage], definition: Callab
             writer.add_message(
                 channels[message.topic], message.received_ns, message.data, message.published_ns, sequence
             )
-        writer.finish()  # type: ignore[no-untyped-call]
+        writer.finish()
 
 
 def read_mcap(path: Path, topics: Iterable[str] | None = None) -> Iterable[tuple[str, int, Any]]:

@@ -7,12 +7,12 @@ from dataclasses import fields
 
 import cv2
 import numpy as np
-from fosp_interfaces.msg import EpisodeSummary, PolicyDecision, SafetyStatus, TaskState
-from fosp_ros import images, stamps
 from geometry_msgs.msg import Point
 from sensor_msgs.msg import CompressedImage, Image
 
 from fosp_episodes.recorder import DecisionSample, StatusSample, Summary, TaskSample
+from fosp_interfaces.msg import EpisodeSummary, PolicyDecision, SafetyStatus, TaskState
+from fosp_ros import images, stamps
 
 JPEG_QUALITY = 85
 

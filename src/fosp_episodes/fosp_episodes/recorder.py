@@ -13,9 +13,11 @@ from enum import IntEnum
 from typing import Any, Final
 
 import numpy as np
-from fosp_core import task
-from fosp_core.safety import SafetyState, Verdict
 from numpy.typing import NDArray
+
+from fosp_core import task
+from fosp_core.episode import Episode
+from fosp_core.safety import SafetyState, Verdict
 
 POLICIES: Final = ("offline", "online")
 """Candidates of a decision, in their order."""
@@ -186,18 +188,14 @@ class EpisodeRecord:
         origin = self.steps[0].task.stamp_ns if self.steps else 0
         return [step.row(origin) for step in self.steps]
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """The longest run of frames with images, aligned for learning.
+    def episode(self) -> Episode | None:
+        """The longest run of frames with images as an episode to learn from; None when it has fewer than two frames.
 
-        T + 1 frames give T transitions: ``image`` uint8 (T+1, S, S, 3), ``proprio`` float32 (T+1, 3) in metres,
-        ``action`` float32 (T+1, 3) as let through by the monitor (zero where it held), last row 0; ``reward`` and
-        ``cost`` float32 (T+1,) received on arriving at the frame, first row 0; ``is_first`` and ``is_terminal`` bool
-        (T+1,); ``clearance`` float32 (T+1,) and ``goal`` float32 (3,) are privileged labels. Empty when fewer than two
-        frames have an image.
+        Its actions are those that the monitor let through, zero where it held.
         """
         kept = _longest_run(self.steps)
         if len(kept) < 2:
-            return {}
+            return None
         action = np.zeros((len(kept), task.ACTION_LENGTH), np.float32)
         for index, step in enumerate(kept[:-1]):
             if step.status is not None and len(step.status.approved_action) == task.ACTION_LENGTH:
@@ -205,21 +203,28 @@ class EpisodeRecord:
         reward = np.array([s.task.reward for s in kept], np.float32)
         cost = np.array([s.task.cost for s in kept], np.float32)
         reward[0] = cost[0] = 0.0
-        is_first = np.zeros(len(kept), bool)
-        is_first[0] = True
-        is_terminal = np.zeros(len(kept), bool)
-        is_terminal[-1] = kept[-1].task.reached
-        return {
-            "image": np.stack([s.image for s in kept if s.image is not None]),
-            "proprio": np.array([s.task.tool for s in kept], np.float32),
-            "action": action,
-            "reward": reward,
-            "cost": cost,
-            "is_first": is_first,
-            "is_terminal": is_terminal,
-            "clearance": np.array([s.task.clearance for s in kept], np.float32),
-            "goal": np.array(self.goal, np.float32),
-        }
+        is_first, is_terminal = np.zeros(len(kept), np.bool_), np.zeros(len(kept), np.bool_)
+        is_first[0], is_terminal[-1] = True, kept[-1].task.reached
+        tool = np.array([s.task.tool for s in kept], np.float32)
+        return Episode(
+            image=np.stack([s.image for s in kept if s.image is not None]),
+            proprio=tool,
+            action=action,
+            reward=reward,
+            cost=cost,
+            is_first=is_first,
+            is_terminal=is_terminal,
+            metadata={
+                "kind": "policy",
+                "scene": self.summary.scene,
+                "layout_seed": self.summary.seed,
+                "success": self.summary.success,
+                "violated": self.summary.violated,
+            },
+            tool=tool,
+            goal=np.array(self.goal, np.float32),
+            clearance=np.array([s.task.clearance for s in kept], np.float32),
+        )
 
 
 class EpisodeRecorder:

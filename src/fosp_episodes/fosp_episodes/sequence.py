@@ -14,7 +14,6 @@ from typing import Protocol
 
 from fosp_core.safety import SafetyState
 from fosp_core.task import check_scene
-
 from fosp_episodes.mcap_log import LoggedMessage
 from fosp_episodes.recorder import EpisodeRecord, EpisodeRecorder, Phase, StatusSample, Summary, TaskSample
 from fosp_episodes.storage import StorageError

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from fosp_core.episode import Episode, EpisodeError, write_dataset
 from fosp_episodes.mcap_log import LoggedMessage, write_mcap
 from fosp_episodes.recorder import EpisodeRecord, Summary
 
@@ -22,6 +23,7 @@ EPISODE_FILE: Final = "episode.json"
 FRAMES_FILE: Final = "episode.npz"
 MESSAGES_FILE: Final = "messages.mcap"
 SCHEMA_VERSION: Final = 1
+_ARRAYS: Final = tuple(f.name for f in fields(Episode) if f.name != "metadata")
 MINIMUM_FREE_BYTES: Final = 50_000_000
 
 
@@ -58,7 +60,7 @@ def write_episode(
     """Write ``<folder>/episode_<number>/`` in one step.
 
     It holds ``episode.json`` (summary, thresholds, per-step table), ``episode.npz`` (the arrays of
-    ``EpisodeRecord.arrays``, when there are any) and ``messages.mcap`` (when there are messages).
+    ``EpisodeRecord.episode``, when there is one) and ``messages.mcap`` (when there are messages).
 
     Returns:
         The summary with its ``path``.
@@ -80,9 +82,10 @@ def write_episode(
     try:
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=folder))
         staging.chmod(0o755)
-        arrays = record.arrays()
-        if arrays:
-            np.savez_compressed(staging / FRAMES_FILE, **arrays)  # type: ignore[arg-type]
+        learnable = record.episode()
+        if learnable is not None:
+            arrays = {name: value for name in _ARRAYS if (value := getattr(learnable, name)) is not None}
+            np.savez_compressed(staging / FRAMES_FILE, **arrays)
         if messages:
             write_mcap(staging / MESSAGES_FILE, messages)
         write_json(staging / EPISODE_FILE, content)
@@ -137,6 +140,46 @@ def read_summary(folder: Path) -> Summary:
         return Summary(**values)
     except KeyError as error:
         raise StorageError(f"{folder / EPISODE_FILE}: summary lacks {error.args[0]!r}") from error
+
+
+def read_frames(folder: Path) -> Episode | None:
+    """The frames of an episode's folder, None when it has none; raises ``StorageError`` that names the file."""
+    file = folder / FRAMES_FILE
+    if not file.is_file():
+        return None
+    summary = read_summary(folder)
+    metadata = {
+        "kind": "policy",
+        "scene": summary.scene,
+        "layout_seed": summary.seed,
+        "success": summary.success,
+        "violated": summary.violated,
+    }
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            return Episode(metadata=metadata, **{name: content[name] for name in content.files})
+    except (OSError, ValueError, TypeError, EpisodeError) as error:
+        raise StorageError(f"{file}: unreadable: {error}") from error
+
+
+def write_minari(run: Path, folder: Path, name: str, provenance: Mapping[str, Any]) -> int:
+    """Write the episodes of a run as a Minari dataset into a new folder.
+
+    Returns:
+        Number of episodes in it; nothing is written when that is 0.
+
+    Raises:
+        StorageError: an episode cannot be read or the dataset not be written.
+        ImportError: minari is not installed.
+    """
+    episodes = [e for path in episode_folders(run) if (e := read_frames(path)) is not None]
+    if episodes:
+        description = f"{len(episodes)} episodes recorded on the ROS graph; actions as the monitor let them through."
+        try:
+            write_dataset(folder, episodes, name, description, provenance)
+        except OSError as error:
+            raise _explained(folder, error) from error
+    return len(episodes)
 
 
 def episode_folders(folder: Path) -> list[Path]:

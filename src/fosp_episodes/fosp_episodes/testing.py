@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from fosp_core.safety import SafetyState, Verdict
 from numpy.typing import NDArray
 
+from fosp_core.safety import SafetyState, Verdict
 from fosp_episodes.mcap_log import LoggedMessage
 from fosp_episodes.recorder import DecisionSample, EpisodeRecorder, Phase, StatusSample, TaskSample
 from fosp_episodes.sequence import Interrupted, Reply, View

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from fosp_core.safety import SafetyState, Verdict
 
+from fosp_core.safety import SafetyState, Verdict
 from fosp_episodes.recorder import EpisodeRecorder, Phase
 from fosp_episodes.testing import START_NS, decision_sample, feed_step, image, status_sample, task_sample
 
@@ -125,34 +125,36 @@ def test_first_verdict_on_a_frame_counts() -> None:
     assert step.status is not None and step.status.verdict == Verdict.FORWARDED
 
 
-def test_arrays_align_executed_action_with_its_frame() -> None:
+def test_executed_action_is_aligned_with_its_frame() -> None:
     recorder = EpisodeRecorder(0, "standard", 7)
     feed_step(recorder, 0)
     recorder.on_task(task_sample(1))
     recorder.on_frame(task_sample(1).stamp_ns, image(1))
     recorder.on_status(status_sample(1, verdict=Verdict.HELD, approved_action=()))
     feed_step(recorder, 2, phase=Phase.ENDED, reached=True, reward=5.0)
-    arrays = recorder.finish().arrays()
-    assert arrays["image"].shape == (3, 4, 4, 3) and arrays["image"].dtype == np.uint8
-    np.testing.assert_allclose(arrays["action"], [[0.1, 0.2, 0.3], [0, 0, 0], [0, 0, 0]], atol=1e-6)
-    np.testing.assert_allclose(arrays["reward"], [0.0, 0.2, 5.0])
-    assert arrays["is_first"].tolist() == [True, False, False]
-    assert arrays["is_terminal"].tolist() == [False, False, True]
+    episode = recorder.finish().episode()
+    assert episode is not None and episode.image.shape == (3, 4, 4, 3)
+    np.testing.assert_allclose(episode.action, [[0.1, 0.2, 0.3], [0, 0, 0], [0, 0, 0]], atol=1e-6)
+    np.testing.assert_allclose(episode.reward, [0.0, 0.2, 5.0])
+    assert episode.is_first.tolist() == [True, False, False]
+    assert episode.is_terminal.tolist() == [False, False, True]
+    assert episode.metadata["layout_seed"] == 7
 
 
-def test_arrays_are_the_longest_run_without_a_gap() -> None:
+def test_episode_to_learn_from_is_the_longest_run_without_a_gap() -> None:
     recorder = EpisodeRecorder(0, "standard", 7)
     for step in (0, 1, 3, 4, 5):
         feed_step(recorder, step)
     feed_step(recorder, 6, phase=Phase.ENDED)
-    assert recorder.finish().arrays()["image"][:, 0, 0, 0].tolist() == [3, 4, 5, 6]
+    episode = recorder.finish().episode()
+    assert episode is not None and episode.image[:, 0, 0, 0].tolist() == [3, 4, 5, 6]
 
 
-def test_arrays_are_empty_without_images() -> None:
+def test_nothing_can_be_learnt_without_images() -> None:
     recorder = EpisodeRecorder(0, "standard", 7)
     recorder.on_task(task_sample(0))
     recorder.on_task(task_sample(1, phase=Phase.ENDED))
-    assert recorder.finish().arrays() == {}
+    assert recorder.finish().episode() is None
 
 
 def test_empty_record_has_a_summary() -> None:

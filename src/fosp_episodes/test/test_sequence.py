@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from fosp_core.safety import SafetyState
 
+from fosp_core.safety import SafetyState
 from fosp_episodes.mcap_log import LoggedMessage
 from fosp_episodes.recorder import EpisodeRecord, Summary
 from fosp_episodes.sequence import EpisodeRun, Goal, Outcome, Reply

@@ -6,7 +6,6 @@ import errno
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from fosp_episodes import storage
@@ -30,8 +29,22 @@ def test_written_episode_is_read_back(tmp_path: Path) -> None:
     assert storage.read_summary(Path(summary.path)) == summary
     content = storage.read_episode(Path(summary.path))
     assert len(content["steps"]) == 4 and content["steps"][0]["clearance"] is None
-    with np.load(Path(summary.path) / storage.FRAMES_FILE, allow_pickle=False) as arrays:
-        assert arrays["image"].shape == (4, 4, 4, 3)
+    frames = storage.read_frames(Path(summary.path))
+    assert frames is not None and frames.image.shape == (4, 4, 4, 3) and frames.success
+
+
+def test_run_becomes_a_minari_dataset(tmp_path: Path) -> None:
+    minari = pytest.importorskip("minari")
+    for number in range(2):
+        storage.write_episode(tmp_path, episode(number))
+    assert storage.write_minari(tmp_path, tmp_path / "dataset", "safereach/test-v0", {"seed": 7}) == 2
+    dataset = minari.MinariDataset(tmp_path / "dataset" / "data")
+    assert dataset.total_episodes == 2 and dataset.total_steps == 6
+
+
+def test_run_without_frames_becomes_no_dataset(tmp_path: Path) -> None:
+    assert storage.write_minari(tmp_path, tmp_path / "dataset", "safereach/test-v0", {}) == 0
+    assert not (tmp_path / "dataset").exists()
 
 
 def test_nothing_is_left_behind_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
