@@ -105,7 +105,8 @@ class GraphClient:
                 check()
                 moving = bool(self._joints) and self._joints[-1].speed >= MOVING_SPEED
                 if newest and not newest[0].finished and newest[0].step >= at_step and moving:
-                    at_s = self._node.get_clock().now().nanoseconds / 1e9
+                    # On the clock of the stamps, and rather too early than too late.
+                    at_s = self._joints[-1].time_s
                     os.kill(pid, signal.SIGKILL)
                     time.sleep(_AFTER_KILL_S)
                     window = tuple(s for s in self._joints if s.time_s >= at_s - 1.0)

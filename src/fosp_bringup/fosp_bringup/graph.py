@@ -41,6 +41,8 @@ class Arguments:
             raise GraphError(f"sim must be one of {', '.join(SIMULATORS)}, got {self.sim!r}")
         if not self.real_time_factor > 0.0:
             raise GraphError(f"real_time_factor must be > 0, got {self.real_time_factor}")
+        if self.real_time_factor != 1.0 and not self.use_sim_time:
+            raise GraphError("real_time_factor other than 1 needs use_sim_time")
 
     @staticmethod
     def from_text(values: Mapping[str, str]) -> Arguments:

@@ -38,6 +38,7 @@ def test_gazebo_is_refused_with_what_to_use() -> None:
         ({"speed": "2"}, "unknown argument 'speed'"),
         ({"real_time_factor": "fast"}, "real_time_factor must be a number"),
         ({"real_time_factor": "0"}, "real_time_factor must be > 0"),
+        ({"real_time_factor": "2"}, "needs use_sim_time"),
         ({"use_sim_time": "maybe"}, "use_sim_time must be true or false"),
     ],
 )

@@ -59,6 +59,7 @@ SELECTION_MODE: Final = "selection_mode"
 PARAMETERS: Final = (
     Parameter("records_root", "runs/records", "Folder that each run gets a folder of records in.", read_only=True),
     Parameter("record_messages", True, "Write the ROS messages of each episode to an MCAP file.", read_only=True),
+    Parameter("write_dataset", True, "Write the episodes of a run as a Minari dataset too."),
     Parameter("record_overview", True, "Record the overview camera too.", read_only=True),
     Parameter(
         "memory_limit_mb",
