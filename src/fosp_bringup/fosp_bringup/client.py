@@ -9,9 +9,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+import numpy as np
 import rclpy
+from numpy.typing import NDArray
 from rclpy.action.client import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -19,17 +21,24 @@ from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import JointState
 
+import fosp_description
 from fosp_bringup.discovery import missing_services
-from fosp_bringup.holding import JointSample, Killed
+from fosp_bringup.holding import Killed, ToolSample
+from fosp_core.task import ARM_JOINTS
 from fosp_interfaces.action import RunEpisodes
 from fosp_ros import names, qos, stamps
+from fosp_ros.errors import MessageError
+from fosp_ros.kinematics import Chain
+from fosp_ros.messages import joint_positions
 
 Check = Callable[[], None]
 """Called ten times a second while waiting; raises to end the wait."""
 
 MOVING_SPEED: Final = 0.1
-"""rad/s of the fastest joint from which on the arm is in the middle of a motion."""
-_JOINT_HISTORY: Final = 1500
+"""Tool speed in m/s from which on the arm is in the middle of a motion."""
+_HISTORY: Final = 1500
+_STEP_S: Final = 1e-3
+_Joints: TypeAlias = "tuple[float, NDArray[np.float64], NDArray[np.float64]]"
 _AFTER_KILL_S: Final = 1.2
 _CANCEL_WAIT_S: Final = 5.0
 
@@ -40,7 +49,8 @@ class GraphClient:
     def __init__(self) -> None:
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         self._node = Node("fosp_demo", enable_rosout=False, start_parameter_services=False)
-        self._joints: deque[JointSample] = deque(maxlen=_JOINT_HISTORY)
+        self._joints: deque[_Joints] = deque(maxlen=_HISTORY)
+        self._chain = Chain.from_urdf(fosp_description.urdf_path())
         profile = QoSProfile(depth=50, reliability=qos.JOINT_STATES.reliability)
         self._node.create_subscription(JointState, names.JOINT_STATES, self._on_joints, profile)
         self._episodes: ActionClient[Any, Any, Any] = ActionClient(self._node, RunEpisodes, names.RUN_EPISODES)
@@ -103,14 +113,14 @@ class GraphClient:
         try:
             while not result.done():
                 check()
-                moving = bool(self._joints) and self._joints[-1].speed >= MOVING_SPEED
-                if newest and not newest[0].finished and newest[0].step >= at_step and moving:
+                step = newest[0].step if newest and not newest[0].finished else -1
+                if step >= at_step and self._tool(self._joints[-1]).speed >= MOVING_SPEED:
                     # On the clock of the stamps, and rather too early than too late.
-                    at_s = self._joints[-1].time_s
+                    at_s = self._joints[-1][0]
                     os.kill(pid, signal.SIGKILL)
                     time.sleep(_AFTER_KILL_S)
-                    window = tuple(s for s in self._joints if s.time_s >= at_s - 1.0)
-                    killed = Killed(at_s, int(newest[0].step), window)
+                    watched = tuple(self._tool(joints) for joints in self._joints.copy() if joints[0] >= at_s - 1.0)
+                    killed = Killed(at_s, int(step), watched)
                     break
                 time.sleep(0.01)
         finally:
@@ -119,8 +129,20 @@ class GraphClient:
         return killed
 
     def _on_joints(self, message: JointState) -> None:
-        speed = max((abs(v) for v in message.velocity if math.isfinite(v)), default=math.nan)
-        self._joints.append(JointSample(stamps.to_seconds(message.header.stamp), speed))
+        try:
+            positions = joint_positions(message)
+        except MessageError:
+            return
+        rates = dict(zip(message.name, message.velocity, strict=False))
+        velocities = np.array([rates.get(name, math.nan) for name in ARM_JOINTS])
+        self._joints.append((stamps.to_seconds(message.header.stamp), positions, velocities))
+
+    def _tool(self, joints: _Joints) -> ToolSample:
+        time_s, positions, velocities = joints
+        here = self._chain.position(positions)
+        ahead = self._chain.position(positions + velocities * _STEP_S)
+        x, y, z = (float(v) for v in here)
+        return ToolSample(time_s, (x, y, z), float(np.linalg.norm(ahead - here)) / _STEP_S)
 
     def _spin(self) -> None:
         while self._open and rclpy.ok():

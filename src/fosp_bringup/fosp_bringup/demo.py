@@ -298,7 +298,8 @@ class Demo:
             if demonstration is None
             else {
                 "at_step": demonstration.killed.at_step,
-                "speed_before_rad_s": demonstration.hold.speed_before,
+                "speed_before_m_s": demonstration.hold.speed_before,
+                "travel_m": demonstration.hold.travel_m,
                 "hold_ms": None if demonstration.hold.hold_s is None else 1000 * demonstration.hold.hold_s,
                 "limit_ms": 200,
                 "within_limit": demonstration.hold.within_limit,

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fosp_bringup.holding import HOLD_LIMIT_S, JointSample
+from fosp_bringup.holding import HOLD_LIMIT_S, ToolSample
 from fosp_bringup.summary import Episode
 from fosp_core.task import REACH_RADIUS_M
 
@@ -123,9 +123,9 @@ def latencies(episodes: Sequence[Episode], latency: Mapping[str, Any]) -> str:
     return _svg(figure)
 
 
-def hold(samples: Sequence[JointSample], killed_at_s: float, hold_s: float | None) -> str:
-    """Speed of the fastest joint around the moment the monitor was killed."""
-    figure, axes = _figure("Measured speed of the fastest joint", width=9.6)
+def hold(samples: Sequence[ToolSample], killed_at_s: float, hold_s: float | None) -> str:
+    """Tool speed around the moment the monitor was killed."""
+    figure, axes = _figure("Measured speed of the tool", width=9.6)
     times = [1000 * (s.time_s - killed_at_s) for s in samples]
     axes.axvspan(0, 1000 * HOLD_LIMIT_S, color="#2a9d6f", alpha=0.12, linewidth=0)
     axes.plot(times, [s.speed for s in samples], color="#3d6fb4", linewidth=1.6)
@@ -140,7 +140,7 @@ def hold(samples: Sequence[JointSample], killed_at_s: float, hold_s: float | Non
             color=COLORS["safe success"],
             va="top",
         )
-    axes.set(xlabel="ms after the kill", ylabel="rad/s", xlim=(-600, 1000), ylim=(0, None))
+    axes.set(xlabel="ms after the kill", ylabel="m/s", xlim=(-600, 1000), ylim=(0, None))
     return _svg(figure)
 
 

@@ -31,11 +31,12 @@ class Demonstration:
     @property
     def text(self) -> str:
         """One sentence for people."""
-        start = f"Monitor killed at step {self.killed.at_step}, fastest joint at {self.hold.speed_before:.2f} rad/s"
+        start = f"Monitor killed at step {self.killed.at_step}, tool moving at {self.hold.speed_before:.2f} m/s"
         if self.hold.hold_s is None:
             return f"{start}: the arm did NOT hold within the time watched."
         verdict = "within" if self.hold.within_limit else "NOT within"
-        return f"{start}: the arm held after {1000 * self.hold.hold_s:.0f} ms, {verdict} the limit of 200 ms."
+        took = f"{1000 * self.hold.hold_s:.0f} ms and {100 * self.hold.travel_m:.1f} cm"
+        return f"{start}: the arm held after {took}, {verdict} the limit of 200 ms."
 
 
 def write_report(

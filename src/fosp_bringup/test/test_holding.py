@@ -6,18 +6,18 @@ import math
 
 import pytest
 
-from fosp_bringup.holding import JointSample, measure_hold
+from fosp_bringup.holding import ToolSample, measure_hold
 
 
-def samples(speeds: list[float]) -> list[JointSample]:
+def samples(speeds: list[float]) -> list[ToolSample]:
     """One sample each 20 ms, the first 40 ms before the stop at t = 0."""
-    return [JointSample(0.02 * i - 0.04, speed) for i, speed in enumerate(speeds)]
+    return [ToolSample(0.02 * i - 0.04, (0.01 * i, 0.0, 0.0), speed) for i, speed in enumerate(speeds)]
 
 
 def test_time_counts_to_the_first_sample_at_rest() -> None:
-    hold = measure_hold(samples([0.5, 0.5, 0.4, 0.2, 0.01, 0.0, 0.0]), 0.0)
+    hold = measure_hold(samples([0.5, 0.5, 0.4, 0.2, 0.005, 0.0, 0.0]), 0.0)
     assert hold.hold_s is not None and math.isclose(hold.hold_s, 0.04) and hold.within_limit
-    assert hold.speed_before == 0.4
+    assert hold.speed_before == 0.4 and math.isclose(hold.travel_m, 0.04)
 
 
 def test_moving_again_after_a_rest_counts_as_moving() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fosp_bringup import report, video
-from fosp_bringup.holding import Hold, JointSample, Killed
+from fosp_bringup.holding import Hold, Killed, ToolSample
 from fosp_bringup.summary import Episode, load_episodes, summarize
 from fosp_core.safety import SafetyState
 from fosp_episodes import storage
@@ -73,13 +73,13 @@ def test_two_safe_episodes_are_filmed_when_all_are(tmp_path: Path) -> None:
 
 
 def test_report_needs_nothing_beside_it(episodes: list[Episode], tmp_path: Path) -> None:
-    samples = tuple(JointSample(0.02 * i, 0.5 if i < 60 else 0.0) for i in range(100))
-    demonstration = report.Demonstration(Killed(1.0, 8, samples), Hold(0.5, 0.12))
+    samples = tuple(ToolSample(0.02 * i, (0.0, 0.0, 0.1), 0.2 if i < 60 else 0.0) for i in range(100))
+    demonstration = report.Demonstration(Killed(1.0, 8, samples), Hold(0.2, 0.12, 0.02))
     figures = summarize(episodes, "standard")
     html = report.write_report(tmp_path, figures, episodes, {"command": "x"}, demonstration, "cut <short>").read_text()
     assert html.count("data:video/mp4;base64,") == 2
     assert html.count("<svg") == 5
-    assert "cut &lt;short&gt;" in html and "the arm held after 120 ms, within the limit" in html
+    assert "cut &lt;short&gt;" in html and "the arm held after 120 ms and 2.0 cm, within the limit" in html
     for reference in ('src="http', 'href="http', "<link", "url(http"):
         assert reference not in html
 
