@@ -16,13 +16,8 @@ lint() {
   local failed=0
   cd "$ROOT"
   title "ruff"
-  ./run --no-build ruff check . || failed=1
-  ./run --no-build ruff format --check --quiet . || {
-    printf 'Not formatted as "./run ruff format ." would: '
-    ./run --no-build ruff format --check . | sed -n 's/^Would reformat: //p' | tr '\n' ' '
-    printf '\n'
-    failed=1
-  }
+  ./run --no-build ruff check --output-format concise . || failed=1
+  ./run --no-build ruff format --check . || failed=1
   title "mypy"
   ./run --no-build mypy || failed=1
   title "shellcheck"

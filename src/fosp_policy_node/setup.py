@@ -14,7 +14,7 @@ setup(
     zip_safe=False,
     maintainer="FOSP maintainers",
     maintainer_email="maintainers@fosp.invalid",
-    description="Policy node: one frame in, one decision out, by the model bundle's latent filter and policy expansion.",
+    description="Policy node: one camera frame in, one decision out.",
     license="Apache-2.0",
     extras_require={"test": ["pytest"]},
     entry_points={
