@@ -1,1 +1,1 @@
-"""World model, critics and actors in torch: pretraining, evaluation and export of model bundles."""
+"""Learning: world model, in-sample critics, reachability, actors; pretraining, online rounds, export, evaluation."""

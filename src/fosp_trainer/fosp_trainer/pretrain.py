@@ -1,0 +1,391 @@
+"""Offline pretraining: world model, cached latents, critics with reachability, actors; resumable at any update."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from fosp_trainer import checkpoint, config as configuration, diagnostics
+from fosp_trainer.agent import Agent
+from fosp_trainer.config import Config, OptimizerConfig
+from fosp_trainer.critics import Transitions, lambda_return
+from fosp_trainer.data import Frames, StreamSampler, WindowSampler, check_space, gather, make_sampler, split
+from fosp_trainer.errors import UserError
+from fosp_trainer.latents import encode
+from fosp_trainer.nets import Optimizer
+from fosp_trainer.progress import Interrupted, Log, Stopper, bar, console
+from fosp_trainer.world_model import State
+
+STAGES: Final = ("world_model", "critics", "actor", "done")
+JOINT_STAGES: Final = ("joint", "done")
+
+
+class Latents:
+    """Transitions of encoded episodes, and batches of them. Mirrored copies count as episodes of their own.
+
+    All tensors have a row per frame; a transition leads from frame i to frame i + 1 of the same episode.
+    """
+
+    def __init__(self, agent: Agent, frames: Frames, flips: tuple[bool, ...], tick: Callable[[int], None] | None = None) -> None:
+        space = agent.config.space
+        mirror = torch.tensor(space.mirror_action), torch.tensor(space.mirror_proprio)
+        proprio = agent.world_model.normalize_proprio(torch.from_numpy(frames.proprio))
+        action = torch.from_numpy(frames.action)
+        parts = []
+        for flip in flips:
+            encoded = encode(agent.world_model, frames, flip=flip, tick=tick)
+            signs = [m if flip else torch.ones_like(m) for m in mirror]
+            parts.append((torch.cat([encoded.deter, encoded.stoch, proprio * signs[1]], -1), action * signs[0], encoded.surprise))
+        copies = len(flips)
+        self.features, self.action, self.surprise = (torch.cat(x) for x in zip(*parts, strict=True))
+        self.reward = torch.from_numpy(frames.reward).repeat(copies)
+        self.cost = torch.from_numpy(frames.cost).repeat(copies)
+        self.alive = 1.0 - torch.from_numpy(frames.is_terminal).float().repeat(copies)
+        good = torch.from_numpy(frames.success & ~frames.violated)[torch.from_numpy(frames.episode_of)]
+        self.good = good.float().repeat(copies)
+        last = np.zeros(frames.count, np.bool_)
+        last[np.append(frames.starts[1:], frames.count) - 1] = True
+        self.sources = torch.from_numpy(np.flatnonzero(np.tile(~last, copies)))
+
+    def batch(self, index: Tensor) -> Transitions:
+        """The transitions that start at frames ``index`` (N,)."""
+        after = index + 1
+        return Transitions(
+            self.features[index], self.action[index], self.cost[index], self.reward[after], self.cost[after],
+            self.features[after], self.alive[after], self.good[index],
+        )  # fmt: skip
+
+    def draw(self, count: int) -> Transitions:
+        """Random transitions."""
+        return self.batch(self.sources[torch.randint(len(self.sources), (count,))])
+
+
+def merge(parts: list[Transitions]) -> Transitions:
+    """Lay batches of transitions end to end."""
+    return Transitions(*(torch.cat([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(Transitions)))
+
+
+def flips_of(config: Config) -> tuple[bool, ...]:
+    """Which copies of an episode are encoded."""
+    return (False, True) if config.data.flip else (False,)
+
+
+def split_state(agent: Agent, features: Tensor) -> tuple[State, Tensor]:
+    """Features (N, F) back to a latent state and normalised proprioception."""
+    model = agent.config.world_model
+    deter, stoch, proprio = features.split([model.deter, model.latent, agent.config.space.proprio], -1)
+    return State(deter, stoch), proprio
+
+
+@torch.no_grad()
+def imagined_targets(agent: Agent, features: Tensor, policy: nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Roll a policy from states (N, F): features (N * H, F), actions, reward and cost lambda-returns, reachability targets (N * H,)."""
+    config = agent.config.critic
+    state, proprio = split_state(agent, features)
+    rollout = agent.world_model.imagine(
+        state, config.imagined_horizon, policy=lambda s, p: policy.sample(torch.cat([s.flat(), p], -1)), proprio=proprio  # type: ignore[operator]
+    )
+    flat = rollout.states.flat()
+    seen = torch.cat([flat, rollout.proprio], -1)  # (N, H + 1, F)
+    after, after_flat = seen[:, 1:], flat[:, 1:]
+    reward, cost = agent.world_model.reward(after_flat), agent.world_model.cost(after_flat)
+    alive = agent.world_model.continuation(after_flat)
+    critics = agent.critics
+    reward_return = lambda_return(reward, critics.reward.state_value(after, slow=True), config.discount * alive, config.trace)
+    cost_return = lambda_return(cost, critics.cost.state_value(after, slow=True), config.cost_discount * alive, config.trace)
+    # predicted costs are expectations: from one half on a violation is the likelier outcome
+    reach = torch.maximum((cost > 0.5).float(), config.reach_discount * alive * agent.reach.slow_probability(after))
+    return seen[:, :-1].flatten(0, 1), rollout.actions.flatten(0, 1), reward_return.flatten(), cost_return.flatten(), reach.flatten()
+
+
+class Trainer:
+    """A run: its folder, its agent, its optimisers and where it is. Steps are taken by ``world_model_step`` and its siblings."""
+
+    def __init__(self, config: Config, train: Frames, held_out: Frames, folder: Path, quiet: bool = False) -> None:
+        check_space(train, config.space)
+        self.config, self.train, self.held_out, self.folder, self.quiet = config, train, held_out, folder, quiet
+        torch.set_num_threads(config.hardware.threads)
+        hardware = config.hardware
+        self.fabric = Fabric(
+            accelerator=hardware.accelerator, strategy=hardware.strategy, devices=hardware.devices, precision=hardware.precision
+        )
+        torch.manual_seed(config.seed)
+        self.rng = np.random.default_rng(config.seed)
+        self.agent = Agent(config)
+        self.stages = STAGES if config.stages.mode == "staged" else JOINT_STAGES
+        self.stage, self.step, self.update = self.stages[0], 0, 0
+        self.duration_s = 0.0
+        self.history: list[float] = []
+        """Losses of this process's updates, for tests of determinism."""
+        stages = config.stages
+        steps = stages.world_model_steps if stages.mode == "staged" else 0
+        joint = stages.world_model_steps if stages.mode == "joint" else 0
+        self.optimizers: dict[str, Optimizer] = {}
+        self._add_optimizer("world_model", [self.agent.world_model], config.world_model_optimizer, steps or joint)
+        self._add_optimizer("critics", [self.agent.critics, self.agent.reach], config.critic_optimizer, joint or stages.critic_steps)
+        self._add_optimizer("behaviour", [self.agent.behaviour], config.actor_optimizer, joint or stages.critic_steps)
+        self._add_optimizer("offline", [self.agent.offline], config.actor_optimizer, joint or stages.actor_steps)
+        self.model, adam = self.fabric.setup(self.agent.world_model, self.optimizers["world_model"].adam)
+        self.optimizers["world_model"].adam = adam
+        self.sampler: StreamSampler | WindowSampler = make_sampler(train, config.data, self.rng)
+        self.carry: State | None = None
+        self.latents: Latents | None = None
+        self.extra: Latents | None = None
+        """Latents of the policy's own episodes, in online rounds."""
+
+    def _add_optimizer(self, name: str, modules: list[nn.Module], settings: OptimizerConfig, steps: int) -> None:
+        self.optimizers[name] = Optimizer((p for m in modules for p in m.parameters()), settings, steps)
+
+    # -- steps
+
+    def world_model_step(self) -> dict[str, Tensor]:
+        """One update of the world model; returns its losses."""
+        self.model.train()
+        batch = gather(self.train, self.sampler.sample(), self.config.space, self.fabric.device)
+        loss, metrics, observed = self.model(batch, self.carry)
+        self.fabric.backward(loss)
+        metrics["gradient_norm"] = self.optimizers["world_model"].step(self.step)
+        metrics["loss"] = loss.detach()
+        self.carry = None
+        if isinstance(self.sampler, StreamSampler):
+            self.carry = State(observed.states.deter[:, -1].detach().float(), observed.states.stoch[:, -1].detach().float())
+        self._last = (batch, observed)
+        return metrics
+
+    def draw(self, count: int) -> Transitions:
+        """Transitions of the offline data, and of the policy's own episodes where there are any."""
+        assert self.latents is not None
+        if self.extra is None:
+            return self.latents.draw(count)
+        own = round(self.config.stages.online_share * count)
+        return merge([self.latents.draw(count - own), self.extra.draw(own)])
+
+    def critic_step(self, batch: Transitions, policy: nn.Module) -> dict[str, Tensor]:
+        """One update of critics and reachability, with rollouts of ``policy``; returns their losses."""
+        config = self.config.critic
+        ahead = reach_ahead = None
+        if config.imagined_weight > 0:
+            features, action, reward, cost, reach = imagined_targets(self.agent, batch.features[: config.imagined_batch], policy)
+            ahead, reach_ahead = (features, action, reward, cost), (features, action, reach)
+        critic_loss, metrics = self.agent.critics(batch, ahead)
+        reach_loss, reach_metrics = self.agent.reach(batch, reach_ahead)
+        loss = critic_loss + reach_loss
+        loss.backward()
+        metrics |= {f"reach_{k}": v for k, v in reach_metrics.items()}
+        metrics["gradient_norm"] = self.optimizers["critics"].step(self.step)
+        self.agent.critics.update_slow()
+        self.agent.reach.update_slow()
+        metrics["loss"] = loss.detach()
+        return metrics
+
+    def clone_step(self, batch: Transitions) -> Tensor:
+        """One update of the behaviour policy; returns its loss."""
+        loss, _ = self.agent.extraction.loss(self.agent.behaviour, self.agent.critics, self.agent.reach, batch, kind="bc")
+        loss.backward()
+        self.optimizers["behaviour"].step(self.step)
+        return loss.detach()
+
+    def actor_step(self, batch: Transitions, name: str) -> dict[str, Tensor]:
+        """One update of the actor ``name`` by the configured extraction; returns its figures."""
+        config, agent = self.config.actor, self.agent
+        actor: Any = getattr(agent, name)
+        loss, metrics = agent.extraction.loss(actor, agent.critics, agent.reach, batch)
+        if config.imagined_cost:
+            state, proprio = split_state(agent, batch.features[: config.imagined_batch])
+            cost = agent.extraction.imagined_cost(agent.world_model, actor, state, proprio, self.config.critic.cost_discount)
+            loss = loss + agent.extraction.lagrangian(cost)
+            agent.extraction.lagrangian.update(cost.detach())
+            metrics |= {"imagined_cost": cost.detach(), "multiplier": agent.extraction.lagrangian.multiplier.clone()}
+        optimizer = self.optimizers[name]
+        gradients = torch.autograd.grad(loss, optimizer.parameters, allow_unused=True)
+        for parameter, gradient in zip(optimizer.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        metrics["gradient_norm"] = optimizer.step(self.step)
+        metrics["loss"] = loss.detach()
+        return metrics
+
+    def joint_step(self) -> dict[str, Tensor]:
+        """World model, critics, reachability and actors in one update on the same batch (the paper's way)."""
+        metrics = {f"world_model_{k}": v for k, v in self.world_model_step().items()}
+        batch, observed = self._last
+        with torch.no_grad():
+            features = self.agent.features(observed.states.detach(), batch.proprio).float()
+            follows = 1.0 - batch.is_first[:, 1:]
+            # the action that led to t + 1 is the one taken at t
+            parts = (
+                features[:, :-1], batch.previous_action[:, 1:], batch.cost[:, :-1], batch.reward[:, 1:], batch.cost[:, 1:],
+                features[:, 1:], 1.0 - batch.is_terminal[:, 1:], torch.ones_like(follows),
+            )  # fmt: skip
+            keep = follows.flatten() > 0
+            flat = Transitions(*(x.flatten(0, 1)[keep] for x in parts))
+        metrics |= {f"critics_{k}": v for k, v in self.critic_step(flat, self.agent.offline).items()}
+        metrics["behaviour"] = self.clone_step(flat)
+        metrics |= {f"actor_{k}": v for k, v in self.actor_step(flat, "offline").items()}
+        metrics["loss"] = metrics["world_model_loss"]
+        return metrics
+
+    # -- stages
+
+    def run(self) -> None:
+        """Go through the remaining stages. Raises ``Interrupted`` after saving when asked to stop."""
+        log = Log(self.folder)
+        try:
+            with Stopper() as stopper:
+                while self.stage != "done":
+                    self._run_stage(log, stopper)
+                    self.stage = self.stages[self.stages.index(self.stage) + 1]
+                    self.step = 0
+                    self.save()
+        finally:
+            log.close()
+
+    def _total(self) -> int:
+        stages = self.config.stages
+        return {"world_model": stages.world_model_steps, "joint": stages.world_model_steps, "critics": stages.critic_steps, "actor": stages.actor_steps}[self.stage]
+
+    def _enter(self) -> None:
+        if self.stage in ("critics", "actor") and self.latents is None:
+            flips = flips_of(self.config)
+            with bar("encode", self.train.count * len(flips), quiet=self.quiet) as shown:
+                self.latents = Latents(self.agent, self.train, flips, tick=lambda n: shown.advance(n, ""))
+        if self.stage == "actor" and self.step == 0:
+            self.agent.offline.load_state_dict(self.agent.behaviour.state_dict())
+
+    def _take(self) -> dict[str, Tensor]:
+        stages = self.config.stages
+        if self.stage == "world_model":
+            return self.world_model_step()
+        if self.stage == "joint":
+            return self.joint_step()
+        if self.stage == "critics":
+            batch = self.draw(stages.critic_batch)
+            cloning = self.clone_step(batch)
+            return {**self.critic_step(batch, self.agent.behaviour), "behaviour": cloning}
+        return self.actor_step(self.draw(stages.actor_batch), "offline")
+
+    def _run_stage(self, log: Log, stopper: Stopper) -> None:
+        stages, total, name = self.config.stages, self._total(), self.stage
+        self._enter()
+        with bar(name, total, self.step, self.quiet) as shown:
+            while self.step < total:
+                began = time.monotonic()
+                metrics = self._take()
+                self.history.append(float(metrics["loss"]))
+                if not np.isfinite(self.history[-1]):
+                    raise UserError(f"{name} diverged at step {self.step}: the loss is {self.history[-1]}; lower the learning rate")
+                self.step += 1
+                self.update += 1
+                if self.step % stages.log_every == 0 or self.step == total:
+                    values = {k: float(v) for k, v in metrics.items()}
+                    values["rate"] = self.optimizers["world_model" if name == "joint" else {"actor": "offline"}.get(name, name)].rate(self.step)
+                    log.scalars(name, values, self.step)
+                    keys = [k for k in ("image", "proprio", "reward", "cost", "kl", "reach_state", "cost_q", "improvement", "bc") if k in values]
+                    shown.advance(0, " ".join([f"loss {values['loss']:.3g}", *(f"{k} {values[k]:.3g}" for k in keys)]))
+                shown.advance(1)
+                if name in ("world_model", "joint") and stages.probe_every and (self.step % stages.probe_every == 0 or self.step == total):
+                    self._diagnose(log)
+                self.duration_s += time.monotonic() - began
+                if stopper.asked:
+                    self.save()
+                    raise Interrupted
+                if self.step % stages.checkpoint_every == 0:
+                    self.save()
+
+    def _diagnose(self, log: Log) -> None:
+        if self.held_out.episodes == 0:
+            return
+        self.agent.world_model.eval()
+        errors = diagnostics.probe_errors(self.agent.world_model, self.train, self.held_out)
+        ahead = diagnostics.open_loop_errors(self.agent.world_model, self.held_out)
+        log.scalars("probe", {f"{k}_cm": v for k, v in errors.items()} | {f"mse_{k}": v for k, v in ahead.items()}, self.step)
+        grid = diagnostics.open_loop_grid(self.agent.world_model, self.held_out)
+        log.image("open_loop", grid, self.step)
+        diagnostics.save_png(grid, self.folder / "open_loop.png")
+        if not self.quiet:
+            told = ", ".join(f"{k} {v:.1f} cm" for k, v in errors.items()) or "no labels"
+            quality = ", ".join(f"{k} {v:.5f}" for k, v in ahead.items())
+            console.print(f"step {self.step}: probe errors: {told}; mean squared pixel error: {quality}")
+
+    # -- saving
+
+    def save(self) -> Path:
+        """Write a checkpoint from which ``resume`` continues exactly."""
+        tensors: dict[str, Tensor] = {"random/torch": torch.get_rng_state(), "sampler/rows": torch.from_numpy(self.sampler.rows)}
+        for name, optimizer in self.optimizers.items():
+            tensors |= checkpoint.optimizer_tensors(name, optimizer.adam)
+        if self.carry is not None:
+            tensors |= {"carry/deter": self.carry.deter, "carry/stoch": self.carry.stoch}
+        state = {
+            "stage": self.stage, "step": self.step, "update": self.update, "duration_s": round(self.duration_s, 1),
+            "random": self.rng.bit_generator.state, "data": self.train.fingerprint(),
+        }  # fmt: skip
+        return checkpoint.save(self.folder / "checkpoints", self.agent.state_dict(), tensors, state)
+
+    def resume(self) -> bool:
+        """Continue from the newest checkpoint, if there is one. Raises ``CheckpointError`` when it does not fit."""
+        path = checkpoint.latest(self.folder / "checkpoints")
+        if path is None:
+            return False
+        saved = checkpoint.load(path)
+        if saved.state["data"] != self.train.fingerprint():
+            raise checkpoint.CheckpointError(f"{path} was trained on other data; give the same dataset or start a new run")
+        missing = self.agent.load_weights(saved.weights, str(path))
+        tensors = saved.optimizer
+        for name, optimizer in self.optimizers.items():
+            if name not in missing:
+                checkpoint.restore_optimizer(name, optimizer.adam, tensors)
+        self.sampler.rows = tensors["sampler/rows"].numpy().copy()
+        self.carry = State(tensors["carry/deter"], tensors["carry/stoch"]) if "carry/deter" in tensors else None
+        self.stage, self.step, self.update = saved.state["stage"], saved.state["step"], saved.state["update"]
+        self.duration_s = saved.state["duration_s"]
+        self.rng.bit_generator.state = saved.state["random"]
+        torch.set_rng_state(tensors["random/torch"])
+        return True
+
+
+def prepare_folder(folder: Path, config: Config, resume: bool, provenance: Mapping[str, Any]) -> Config:
+    """Make or reopen a run folder; returns the configuration to use. Raises ``UserError``."""
+    import json
+
+    file = folder / "config.json"
+    if resume:
+        if not file.is_file():
+            raise UserError(f"{folder} holds no run to resume (no config.json)")
+        return configuration.load(file)
+    if file.exists():
+        raise UserError(f"{folder} already holds a run; continue it with --resume or choose another --run")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        configuration.save(config, file)
+        (folder / "provenance.json").write_text(json.dumps(dict(provenance), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error}") from error
+    return config
+
+
+def pretrain(
+    frames: Frames, folder: Path, config: Config, resume: bool = False, quiet: bool = False, until: str = "done"
+) -> Trainer:
+    """Train an agent on offline episodes in a run folder; ``until`` names a stage to stop before.
+
+    Raises:
+        UserError: bad data, a run folder in use, a checkpoint that does not fit, divergence.
+        Interrupted: stopped by a signal, after saving.
+    """
+    train, held_out = split(frames, config.data.held_out)
+    trainer = Trainer(config, train, held_out, folder, quiet)
+    if resume and trainer.resume() and not quiet:
+        console.print(f"continuing at {trainer.stage} step {trainer.step}")
+    if until not in trainer.stages:
+        raise UserError(f"unknown stage {until!r}; this run's stages: {', '.join(trainer.stages)}")
+    trainer.stages = trainer.stages[: trainer.stages.index(until)] + ("done",)
+    trainer.run()
+    return trainer

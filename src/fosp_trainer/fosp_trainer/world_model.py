@@ -1,0 +1,355 @@
+"""World model: DreamerV3's recurrent state-space model (Hafner et al. 2023) with reward, cost and continuation heads.
+
+Shapes: B batch, T time, D deterministic state, Z = stoch * classes flat stochastic state, A action, P proprioception.
+Everything but the recurrent step runs once over the whole (B, T) block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fosp_trainer.config import SpaceConfig, WorldModelConfig
+from fosp_trainer.nets import MLP, ImageNorm, TwoHot
+
+
+@dataclass
+class Batch:
+    """Aligned as DreamerV3: ``reward[t]`` and ``cost[t]`` were received on arriving at t, ``previous_action[t]`` led there."""
+
+    image: Tensor  # (B, T, S, S, 3 * cameras) uint8
+    proprio: Tensor  # (B, T, P) in metres
+    previous_action: Tensor  # (B, T, A), zero on the first step of an episode
+    reward: Tensor  # (B, T)
+    cost: Tensor  # (B, T)
+    is_first: Tensor  # (B, T) float 0 or 1
+    is_terminal: Tensor  # (B, T) float 0 or 1
+
+
+@dataclass
+class State:
+    """Latent state; any leading shape."""
+
+    deter: Tensor  # (..., D)
+    stoch: Tensor  # (..., Z) one-hot blocks
+
+    def flat(self) -> Tensor:
+        """(..., D + Z)."""
+        return torch.cat([self.deter, self.stoch], -1)
+
+    def detach(self) -> State:
+        """The same values without gradient."""
+        return State(self.deter.detach(), self.stoch.detach())
+
+
+@dataclass
+class Observed:
+    """A filtered sequence."""
+
+    states: State  # (B, T, ...)
+    posterior: Tensor  # (B, T, stoch, classes) log probabilities
+    prior: Tensor  # (B, T, stoch, classes) log probabilities
+
+
+@dataclass
+class Rollout:
+    """An imagined sequence: ``states`` has one step more than ``actions``; index 0 is where it started."""
+
+    states: State  # (B, H + 1, ...)
+    proprio: Tensor  # (B, H + 1, P), normalised
+    actions: Tensor  # (B, H, A)
+
+
+class Encoder(nn.Module):
+    """Image and normalised proprioception to an embedding."""
+
+    def __init__(self, space: SpaceConfig, config: WorldModelConfig) -> None:
+        super().__init__()
+        depth, size, stride = config.cnn_depth, space.image_size // config.stem_stride, config.stem_stride
+        layers: list[nn.Module] = [nn.Conv2d(space.channels, depth, 2 * stride, stride, stride // 2), ImageNorm(depth), nn.SiLU()]
+        while size > 4:
+            layers += [nn.Conv2d(depth, 2 * depth, 4, 2, 1), ImageNorm(2 * depth), nn.SiLU()]
+            depth, size = 2 * depth, size // 2
+        self.image = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.proprio = MLP(space.proprio, config.hidden // 2, 1, config.hidden // 2)
+        self.outputs = depth * size * size + config.hidden // 2
+
+    def forward(self, image: Tensor, proprio: Tensor) -> Tensor:
+        """Image (N, C, S, S) in [0, 1] and proprioception (N, P) to (N, outputs)."""
+        features = self.image(image).permute(0, 2, 3, 1).flatten(1)
+        return torch.cat([features, self.proprio(proprio)], -1)
+
+
+class Decoder(nn.Module):
+    """State to image; upsampling by PixelShuffle, which on a CPU beats transposed convolutions."""
+
+    def __init__(self, space: SpaceConfig, config: WorldModelConfig) -> None:
+        super().__init__()
+        stem, size, depth = config.stem_stride, space.image_size // config.stem_stride, config.cnn_depth
+        while size > 4:
+            size, depth = size // 2, 2 * depth
+        self.size, self.depth = size, depth
+        self.inputs = nn.Linear(config.deter + config.latent, depth * size * size)
+        layers: list[nn.Module] = [ImageNorm(depth), nn.SiLU()]
+        while size < space.image_size // stem:
+            layers += [nn.Conv2d(depth, 2 * depth, 3, 1, 1), nn.PixelShuffle(2), ImageNorm(depth // 2), nn.SiLU()]
+            depth, size = depth // 2, size * 2
+        layers += [nn.Conv2d(depth, space.channels * stem * stem, 3, 1, 1)]
+        self.image = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.shuffle = nn.PixelShuffle(stem)
+
+    def patches(self, state: Tensor) -> Tensor:
+        """(N, D + Z) to images as ``pixel_unshuffle`` lays them out: (N, C * stem^2, S / stem, S / stem)."""
+        x = self.inputs(state).unflatten(-1, (self.size, self.size, self.depth)).permute(0, 3, 1, 2)
+        patches: Tensor = self.image(x)
+        return 0.5 + patches
+
+    def forward(self, state: Tensor) -> Tensor:
+        """(N, D + Z) to images (N, C, S, S), about [0, 1]."""
+        image: Tensor = self.shuffle(self.patches(state))
+        return image
+
+
+class RSSM(nn.Module):
+    """Recurrent state-space model: layer-normalised GRU and categorical states with 1 % uniform mix."""
+
+    def __init__(self, config: WorldModelConfig, embedding: int, action: int) -> None:
+        super().__init__()
+        self.config = config
+        hidden, deter, latent = config.hidden, config.deter, config.latent
+        self.action_in = nn.Linear(action, hidden, bias=False)
+        self.stoch_in = nn.Linear(latent, hidden, bias=False)
+        self.in_norm = nn.LayerNorm(hidden, eps=1e-3)
+        self.gru = nn.Linear(hidden + deter, 3 * deter, bias=False)
+        self.gru_norm = nn.LayerNorm(3 * deter, eps=1e-3)
+        self.prior = MLP(deter, hidden, 1, latent)
+        self.embed_in = nn.Linear(embedding, hidden, bias=False)
+        self.posterior_in = nn.Linear(deter, hidden, bias=False)
+        self.posterior_out = nn.Sequential(nn.LayerNorm(hidden, eps=1e-3), nn.SiLU(), nn.Linear(hidden, latent))
+
+    def initial(self, batch: int, device: torch.device | str = "cpu") -> State:
+        """The state before an episode's first frame: zeros."""
+        return State(
+            torch.zeros(batch, self.config.deter, device=device), torch.zeros(batch, self.config.latent, device=device)
+        )
+
+    def log_probabilities(self, logits: Tensor) -> Tensor:
+        """(..., Z) logits to (..., stoch, classes) log probabilities with the uniform mix."""
+        logits = logits.float().unflatten(-1, (self.config.stoch, self.config.classes))
+        p = torch.softmax(logits, -1)
+        return torch.log((1.0 - self.config.unimix) * p + self.config.unimix / self.config.classes)
+
+    def sample(self, log_p: Tensor, noise: Tensor | None) -> Tensor:
+        """One-hot (..., Z) with straight-through gradients; Gumbel ``noise`` of log_p's shape, or None for the mode."""
+        scores = log_p if noise is None else log_p + noise
+        one_hot = F.one_hot(scores.argmax(-1), self.config.classes).to(log_p.dtype)
+        p = log_p.exp()
+        return (one_hot + (p - p.detach())).flatten(-2) if p.requires_grad else one_hot.flatten(-2)
+
+    def recur(self, state: State, action_in: Tensor) -> Tensor:
+        """Next deterministic state (N, D), with the action already projected (N, hidden)."""
+        x = F.silu(self.in_norm(self.stoch_in(state.stoch) + action_in))
+        reset, candidate, update = self.gru_norm(self.gru(torch.cat([x, state.deter], -1))).chunk(3, -1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        update = torch.sigmoid(update - 1.0)
+        return update * candidate + (1.0 - update) * state.deter
+
+    def posterior(self, deter: Tensor, embed_in: Tensor) -> Tensor:
+        """Posterior log probabilities (N, stoch, classes), with the embedding already projected (N, hidden)."""
+        return self.log_probabilities(self.posterior_out(self.posterior_in(deter) + embed_in))
+
+    def imagine_step(self, state: State, action: Tensor, noise: Tensor | None = None) -> State:
+        """Prior step (N, ...) under an action (N, A)."""
+        deter = self.recur(state, self.action_in(action))
+        return State(deter, self.sample(self.log_probabilities(self.prior(deter)), noise))
+
+    def noise(self, *shape: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> Tensor:
+        """Gumbel noise (*shape, stoch, classes)."""
+        uniform = torch.rand(*shape, self.config.stoch, self.config.classes, generator=generator, device=device)
+        return -torch.log(-torch.log(uniform.clamp(1e-9, 1.0 - 1e-7)))
+
+
+def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) in nats, summed over the categorical variables: (..., stoch, classes) to (...)."""
+    return (log_p.exp() * (log_p - log_q)).sum((-2, -1))
+
+
+class WorldModel(nn.Module):
+    """Encoder, RSSM, decoder and heads. ``forward`` is the training loss."""
+
+    proprio_center: Tensor
+    proprio_half: Tensor
+
+    def __init__(self, space: SpaceConfig, config: WorldModelConfig) -> None:
+        super().__init__()
+        self.space, self.config = space, config
+        low, high = torch.tensor(space.proprio_low), torch.tensor(space.proprio_high)
+        self.register_buffer("proprio_center", (low + high) / 2, persistent=False)
+        self.register_buffer("proprio_half", (high - low) / 2, persistent=False)
+        self.encoder = Encoder(space, config)
+        self.rssm = RSSM(config, self.encoder.outputs, space.action)
+        self.decoder = Decoder(space, config)
+        features = config.deter + config.latent
+        self.bins = TwoHot(config.bin_count, config.bin_limit)
+        self.proprio_head = MLP(features, config.units, config.layers, space.proprio)
+        self.reward_head = MLP(features, config.units, config.layers, self.bins.outputs, out_scale=0.0)
+        self.cost_head = MLP(features, config.units, config.layers, self.bins.outputs, out_scale=0.0)
+        self.continue_head = MLP(features, config.units, config.layers, 1)
+
+    def normalize_proprio(self, proprio: Tensor) -> Tensor:
+        """Metres to about [-1, 1]."""
+        return (proprio - self.proprio_center) / self.proprio_half
+
+    def embed(self, image: Tensor, proprio: Tensor) -> Tensor:
+        """uint8 images (N, S, S, C) and proprioception (N, P) in metres to embeddings (N, E)."""
+        pixels = image.permute(0, 3, 1, 2).float() / 255.0  # channels_last already
+        embedded: Tensor = self.encoder(pixels, self.normalize_proprio(proprio))
+        return embedded
+
+    def observe(self, batch: Batch, state: State | None = None, sample: bool = True) -> Observed:
+        """Filter a batch from ``state`` (zeros when None). ``is_first`` resets state and previous action.
+
+        ``sample=False`` takes the posterior's mode, as the deployed policy does.
+        """
+        b, t = batch.is_first.shape
+        embedded = self.embed(batch.image.flatten(0, 1), batch.proprio.flatten(0, 1))
+        embed_in = self.rssm.embed_in(embedded).unflatten(0, (b, t)).unbind(1)
+        keep = (1.0 - batch.is_first)[..., None]
+        action_in = self.rssm.action_in(batch.previous_action * keep).unbind(1)
+        device = batch.is_first.device
+        noise = self.rssm.noise(t, b, device=device).unbind(0) if sample else [None] * t
+        state = state or self.rssm.initial(b, device)
+        steps = []
+        for i in range(t):
+            mask = keep[:, i]
+            deter = self.rssm.recur(State(state.deter * mask, state.stoch * mask), action_in[i])
+            log_q = self.rssm.posterior(deter, embed_in[i])
+            state = State(deter, self.rssm.sample(log_q, noise[i]))
+            steps.append((deter, state.stoch, log_q))
+        deters, stochs, posterior = (torch.stack(x, 1) for x in zip(*steps, strict=True))
+        prior = self.rssm.log_probabilities(self.rssm.prior(deters))
+        return Observed(State(deters, stochs), posterior, prior)
+
+    @torch.no_grad()
+    def imagine(
+        self,
+        state: State,
+        horizon: int,
+        policy: Callable[[State, Tensor], Tensor] | None = None,
+        actions: Tensor | None = None,
+        proprio: Tensor | None = None,
+        sample: bool = True,
+    ) -> Rollout:
+        """``imagine_differentiable`` without gradients."""
+        return self.imagine_differentiable(state, horizon, policy, actions, proprio, sample)
+
+    def imagine_differentiable(
+        self,
+        state: State,
+        horizon: int,
+        policy: Callable[[State, Tensor], Tensor] | None = None,
+        actions: Tensor | None = None,
+        proprio: Tensor | None = None,
+        sample: bool = True,
+    ) -> Rollout:
+        """Roll the prior forward from states (N, ...) under a policy(state, normalised proprio) or actions (N, H, A).
+
+        ``proprio`` (N, P) is the known normalised proprioception at the start (decoded when None); later ones are decoded.
+        """
+        if (policy is None) == (actions is None):
+            raise ValueError("give either a policy or actions")
+        n = state.deter.shape[0]
+        noise = self.rssm.noise(horizon, n, device=state.deter.device).unbind(0) if sample else [None] * horizon
+        states = [state]
+        positions = [self.proprio_head(state.flat()) if proprio is None else proprio]
+        taken = []
+        for i in range(horizon):
+            action = policy(states[-1], positions[-1]) if policy is not None else actions[:, i]  # type: ignore[index]
+            states.append(self.rssm.imagine_step(states[-1], action, noise[i]))
+            positions.append(self.proprio_head(states[-1].flat()))
+            taken.append(action)
+        stacked = State(torch.stack([s.deter for s in states], 1), torch.stack([s.stoch for s in states], 1))
+        return Rollout(stacked, torch.stack(positions, 1), torch.stack(taken, 1))
+
+    def reward(self, state: Tensor) -> Tensor:
+        """Expected reward (...) on arriving at flat states (..., D + Z)."""
+        return self.bins.mean(self.reward_head(state))
+
+    def cost(self, state: Tensor) -> Tensor:
+        """Expected cost (...), at least 0."""
+        return self.bins.mean(self.cost_head(state)).clamp_min(0.0)
+
+    def continuation(self, state: Tensor) -> Tensor:
+        """Probability (...) that the episode goes on."""
+        return torch.sigmoid(self.continue_head(state).float()[..., 0])
+
+    def image_loss(self, features: Tensor, image: Tensor) -> Tensor:
+        """Squared error a frame, summed over pixels, with saturated and red pixels weighted up.
+
+        ``features`` (N, D + Z), ``image`` uint8 (N, S, S, C). A random ``decode_fraction`` of the frames is decoded.
+        """
+        count = max(1, round(self.config.decode_fraction * len(features)))
+        if count < len(features):
+            chosen = torch.randperm(len(features), device=features.device)[:count]
+            features, image = features[chosen], image[chosen]
+        with torch.no_grad():
+            pixels = image.unflatten(-1, (self.space.cameras, 3)).float() / 255.0  # (N, S, S, cameras, 3)
+            red, green, blue = pixels.unbind(-1)
+            high, low = torch.maximum(torch.maximum(red, green), blue), torch.minimum(torch.minimum(red, green), blue)
+            redness = (red - torch.maximum(green, blue)).clamp_min_(0.0)
+            weight = 1.0 + self.config.saturation_weight * (high - low) + self.config.red_weight * redness
+            stem = self.config.stem_stride
+            weight = F.pixel_unshuffle(weight[..., None].expand_as(pixels).flatten(-2).permute(0, 3, 1, 2), stem)
+            target = F.pixel_unshuffle(pixels.flatten(-2).permute(0, 3, 1, 2), stem)
+        error = self.decoder.patches(features).float() - target
+        return (weight * error * error).sum((1, 2, 3)).mean()
+
+    def forward(self, batch: Batch, state: State | None = None) -> tuple[Tensor, dict[str, Tensor], Observed]:
+        """Training loss (scalar), its parts, and the filtered sequence."""
+        config = self.config
+        observed = self.observe(batch, state)
+        features = observed.states.flat().flatten(0, 1)  # (B * T, D + Z)
+        proprio = self.normalize_proprio(batch.proprio.flatten(0, 1))
+        reward, cost = batch.reward.flatten(), batch.cost.flatten()
+        events = 1.0 + (config.cost_event_weight - 1.0) * (cost > 0)
+        alive = 1.0 - batch.is_terminal.flatten()
+        losses = {
+            "image": self.image_loss(features, batch.image.flatten(0, 1)),
+            "proprio": config.proprio_weight * ((self.proprio_head(features).float() - proprio) ** 2).sum(-1).mean(),
+            "reward": config.reward_weight * self.bins.loss(self.reward_head(features), reward).mean(),
+            "cost": config.cost_weight * (events * self.bins.loss(self.cost_head(features), cost)).mean(),
+            "continue": config.continue_weight
+            * F.binary_cross_entropy_with_logits(self.continue_head(features).float()[..., 0], alive),
+        }
+        dynamics, representation = self.kl_losses(observed)
+        losses["dynamics"] = config.dynamics_scale * dynamics
+        losses["representation"] = config.representation_scale * representation
+        total = torch.stack(list(losses.values())).sum()
+        metrics = {name: value.detach() for name, value in losses.items()}
+        metrics["kl"] = categorical_kl(observed.posterior.detach(), observed.prior.detach()).mean()
+        return total, metrics, observed
+
+    def kl_losses(self, observed: Observed) -> tuple[Tensor, Tensor]:
+        """max(free, KL(sg posterior || prior)) trains the prior; max(free, KL(posterior || sg prior)) the posterior."""
+        posterior, prior = observed.posterior, observed.prior
+        dynamics = categorical_kl(posterior.detach(), prior).clamp_min(self.config.free_nats).mean()
+        representation = categorical_kl(posterior, prior.detach()).clamp_min(self.config.free_nats).mean()
+        return dynamics, representation
+
+    @torch.no_grad()
+    def open_loop(self, batch: Batch, context: int) -> tuple[Tensor, Tensor]:
+        """Filter ``context`` frames, then predict the rest of the batch from its actions alone.
+
+        Returns predicted images (B, T, C, S, S), the first ``context`` reconstructed, and the states' flat form.
+        """
+        observed = self.observe(batch, sample=False)
+        b, t = batch.is_first.shape
+        start = State(observed.states.deter[:, context - 1], observed.states.stoch[:, context - 1])
+        rollout = self.imagine(start, t - context, actions=batch.previous_action[:, context:], sample=False)
+        flat = torch.cat([observed.states.flat()[:, :context], rollout.states.flat()[:, 1:]], 1)
+        images = self.decoder(flat.flatten(0, 1)).unflatten(0, (b, t)).clamp(0.0, 1.0)
+        return images, flat
