@@ -48,14 +48,14 @@ class GraphClient:
 
     def __init__(self) -> None:
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-        self._node = Node("fosp_demo", enable_rosout=False, start_parameter_services=False)
+        self.node = Node("fosp_demo", enable_rosout=False, start_parameter_services=False)
         self._joints: deque[_Joints] = deque(maxlen=_HISTORY)
         self._chain = Chain.from_urdf(fosp_description.urdf_path())
         profile = QoSProfile(depth=50, reliability=qos.JOINT_STATES.reliability)
-        self._node.create_subscription(JointState, names.JOINT_STATES, self._on_joints, profile)
-        self._episodes: ActionClient[Any, Any, Any] = ActionClient(self._node, RunEpisodes, names.RUN_EPISODES)
+        self.node.create_subscription(JointState, names.JOINT_STATES, self._on_joints, profile)
+        self._episodes: ActionClient[Any, Any, Any] = ActionClient(self.node, RunEpisodes, names.RUN_EPISODES)
         self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self._node)
+        self._executor.add_node(self.node)
         self._open = True
         self._thread = threading.Thread(target=self._spin, name="demo-executor", daemon=True)
         self._thread.start()
@@ -67,12 +67,12 @@ class GraphClient:
         self._open = False
         self._executor.wake()
         self._thread.join(timeout=5.0)
-        self._node.destroy_node()
+        self.node.destroy_node()
         rclpy.try_shutdown()
 
     def missing(self, services: list[str]) -> list[str]:
         """Those of ``services`` that nobody offers yet."""
-        return missing_services(self._node, services)
+        return missing_services(self.node, services)
 
     def run_episodes(
         self,

@@ -200,9 +200,10 @@ class EpisodeNode(Node):
             self._recorder.on_task(self.view.task)
 
     def _on_decision(self, message: PolicyDecision, received: int) -> None:
+        self.view.decision = messages.decision_sample(message)
         self.view.decision_at = time.monotonic()
         if self._recorder is not None:
-            self._recorder.on_decision(messages.decision_sample(message))
+            self._recorder.on_decision(self.view.decision)
 
     def _on_status(self, message: SafetyStatus, received: int) -> None:
         self.view.status = messages.status_sample(message)
@@ -331,14 +332,14 @@ class EpisodeNode(Node):
             distance=float("nan"),
         )
         with self._changed:
-            last, status = progress.recorder.last, self.view.status
+            last, status, decision = progress.recorder.last, self.view.status, self.view.decision
         if last is not None:
             feedback.step, feedback.distance = last.task.step, last.task.distance
-            if last.decision is not None:
-                feedback.chosen = last.decision.chosen
-                probabilities = last.decision.violation_probability
-                if last.decision.chosen < len(probabilities):
-                    feedback.violation_probability = probabilities[last.decision.chosen]
+            # The newest frame is often still undecided; the one before tells as much.
+            if decision is not None and last.task.step > 0:
+                feedback.chosen = decision.chosen
+                if decision.chosen < len(decision.violation_probability):
+                    feedback.violation_probability = decision.violation_probability[decision.chosen]
         if status is not None:
             feedback.safety_state, feedback.reason_names = status.state, list(status.reasons)
         return feedback

@@ -15,7 +15,15 @@ from typing import Protocol
 from fosp_core.safety import SafetyState
 from fosp_core.task import check_scene
 from fosp_episodes.mcap_log import LoggedMessage
-from fosp_episodes.recorder import EpisodeRecord, EpisodeRecorder, Phase, StatusSample, Summary, TaskSample
+from fosp_episodes.recorder import (
+    DecisionSample,
+    EpisodeRecord,
+    EpisodeRecorder,
+    Phase,
+    StatusSample,
+    Summary,
+    TaskSample,
+)
 from fosp_episodes.storage import StorageError
 
 MAX_COUNT = 10_000
@@ -43,6 +51,7 @@ class View:
     """The newest of each stream, and when it was received (steady clock, seconds)."""
 
     task: TaskSample | None = None
+    decision: DecisionSample | None = None
     status: StatusSample | None = None
     task_at: float = 0.0
     status_at: float = 0.0

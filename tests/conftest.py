@@ -1,0 +1,149 @@
+"""The real graph for system tests: every test gets processes, a ROS domain and folders of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Generous: the tests share two cores with whatever else runs, and no test is about speed.
+PATIENCE_S = 120.0
+
+
+class Program:
+    """A program of the project in a process of its own, with its output in a file."""
+
+    def __init__(self, module: str, *arguments: str, log: Path, domain: int) -> None:
+        self.log = log
+        env = {**os.environ, "ROS_DOMAIN_ID": str(domain), "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=env,
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        """What it has written so far."""
+        return self.log.read_text(errors="replace")
+
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
+        """Wait for its end; returns the exit code."""
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"still running after {timeout_s:g} s:\n{self.output}")
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Send a signal and wait for the end."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.wait()
+
+
+class Patience:
+    """Waiting with an end."""
+
+    def __call__(self, condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
+        """Wait until ``condition`` gives something true, and give that; fails the test when it does not."""
+        end = time.monotonic() + timeout_s
+        while True:
+            value = condition()
+            if value:
+                return value
+            if time.monotonic() > end:
+                pytest.fail(f"waited {timeout_s:g} s for {what}")
+            time.sleep(0.05)
+
+
+class RunFolder:
+    """What a run leaves on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def processes(self) -> dict[str, dict[str, int | None]]:
+        """Process id and exit code of each node."""
+        file = self.path / "processes.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def living(self) -> list[str]:
+        """Nodes whose process is still there."""
+        return [name for name, state in self.processes().items() if _is_alive(state["pid"])]
+
+    def episodes(self) -> list[Path]:
+        """Folders of complete episodes."""
+        return sorted(p.parent for p in self.path.glob("records/*/episode_*/episode.json"))
+
+    def logs(self) -> str:
+        """Everything the nodes said."""
+        return "\n".join(f"--- {f.name}\n{f.read_text(errors='replace')}" for f in sorted(self.path.glob("logs/*.log")))
+
+
+@pytest.fixture
+def eventually() -> Patience:
+    return Patience()
+
+
+@pytest.fixture(scope="module")
+def domain(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A ROS domain that nobody else uses, also for nodes in the test's own process."""
+    from fosp_bringup.domain import free_domain
+
+    number = free_domain()
+    previous = os.environ.get("ROS_DOMAIN_ID")
+    os.environ["ROS_DOMAIN_ID"] = str(number)
+    yield number
+    if previous is None:
+        del os.environ["ROS_DOMAIN_ID"]
+    else:
+        os.environ["ROS_DOMAIN_ID"] = previous
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with a small bundle ``safereach/tiny`` whose policy moves the tool steadily sideways."""
+    from fosp_core.testing import make_bundle
+
+    root = tmp_path_factory.mktemp("models")
+    make_bundle(root / "safereach" / "tiny")
+    return root
+
+
+@pytest.fixture
+def start(tmp_path: Path, domain: int) -> Iterator[Callable[..., Program]]:
+    """Starts programs, and ends those that are left."""
+    started: list[Program] = []
+
+    def launch(module: str, *arguments: str) -> Program:
+        program = Program(module, *arguments, log=tmp_path / f"program{len(started)}.log", domain=domain)
+        started.append(program)
+        return program
+
+    yield launch
+    for program in started:
+        program.stop(signal.SIGTERM)
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
+
+
+def _is_alive(pid: int | None) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
