@@ -34,8 +34,9 @@ WRIST_RADIUS: Final = 0.044
 PATH_CLEARANCE_M: Final = 0.03
 START_CLEARANCE_M: Final = 0.05
 GOAL_CLEARANCE_M: Final = 0.035
-REACH_X_MIN: Final = 0.27
+REACH_RADIUS_MIN: Final = 0.31
 REACH_RADIUS_MAX: Final = 0.73
+"""Where the gripper can point straight down at every height of the workspace."""
 BORDER_M: Final = 0.02
 
 CAMERA_POSITION: Final = (1.15, 0.0, 0.85)
@@ -139,6 +140,24 @@ class Layout:
         return np.array([*self.goal.position, GOAL_POINT_HEIGHT])
 
 
+class Footprint:
+    """Distance between the hand, seen from above, and obstacles."""
+
+    def __init__(self, obstacles: Iterable[Item]) -> None:
+        outlines = [item.outline() for item in obstacles]
+        self._points = np.concatenate(outlines) if outlines else np.zeros((0, 2))
+
+    def clearance(self, positions: Array) -> Array:
+        """Clearance (N,) at tool positions (N, 2); 1 m when there is no obstacle."""
+        if not len(self._points):
+            return np.ones(len(positions))
+        dx = np.abs(positions[:, 0, None] - self._points[None, :, 0])
+        dy = np.abs(positions[:, 1, None] - self._points[None, :, 1])
+        to_hand = np.maximum(dx - HAND_HALF[0], 0.0) ** 2 + np.maximum(dy - HAND_HALF[1], 0.0) ** 2
+        to_wrist = np.sqrt((dx * dx + dy * dy).min(-1)) - WRIST_RADIUS
+        return np.asarray(np.minimum(np.sqrt(to_hand.min(-1)), to_wrist))
+
+
 class ClearanceMap:
     """Distance between the hand's footprint and the obstacles for tool positions on a grid over the workspace.
 
@@ -149,30 +168,23 @@ class ClearanceMap:
     CELL: Final = 0.02
 
     def __init__(self, obstacles: Iterable[Item]) -> None:
-        outlines = [item.outline() for item in obstacles]
-        self._points = np.concatenate(outlines) if outlines else np.zeros((0, 2))
+        self._footprint = Footprint(obstacles)
         low, high = task.WORKSPACE.low, task.WORKSPACE.high
         self.xs = np.arange(low[0], high[0] + 1e-9, self.CELL)
         self.ys = np.arange(low[1], high[1] + 1e-9, self.CELL)
         gx, gy = np.meshgrid(self.xs, self.ys, indexing="ij")
         self.grid = np.stack([gx, gy], axis=-1)
-        self.clearance = self.at(self.grid.reshape(-1, 2)).reshape(gx.shape)
+        self.clearance = self._footprint.clearance(self.grid.reshape(-1, 2)).reshape(gx.shape)
         self.reachable = (
-            (gx >= REACH_X_MIN)
+            (np.hypot(gx, gy) >= REACH_RADIUS_MIN)
             & (np.hypot(gx, gy) <= REACH_RADIUS_MAX)
             & (gx <= high[0] - BORDER_M)
             & (np.abs(gy) <= high[1] - BORDER_M)
         )
 
     def at(self, positions: Array) -> Array:
-        """Clearance (N,) at tool positions (N, 2); 1 m when there is no obstacle."""
-        if not len(self._points):
-            return np.ones(len(positions))
-        delta = np.abs(positions[:, None, :] - self._points[None, :, :])
-        hand = np.maximum(delta - HAND_HALF, 0.0)
-        to_hand = np.sqrt((hand**2).sum(-1).min(-1))
-        to_wrist = np.sqrt((delta**2).sum(-1).min(-1)) - WRIST_RADIUS
-        return np.minimum(to_hand, to_wrist)
+        """Clearance (N,) at tool positions (N, 2), not rounded to the grid."""
+        return self._footprint.clearance(positions)
 
     def cell(self, position: Iterable[float]) -> tuple[int, int]:
         """Grid indices nearest to a position (x, y)."""
@@ -220,7 +232,8 @@ def _attempt(scene: str, seed: int, rng: np.random.Generator) -> Layout | None:
         ]
     )
     goal = np.array([rng.uniform(0.34 if anywhere else 0.44, 0.70), rng.uniform(-0.25, 0.25)])
-    if np.hypot(*start[:2]) > 0.70 or np.hypot(*goal) > 0.70 or np.linalg.norm(goal - start[:2]) < 0.22:
+    radii = np.hypot(*start[:2]), np.hypot(*goal)
+    if max(radii) > 0.70 or min(radii) < 0.33 or np.linalg.norm(goal - start[:2]) < 0.22:
         return None
     templates = _obstacle_templates(scene, rng)
     line = goal - start[:2]
@@ -244,9 +257,7 @@ def _attempt(scene: str, seed: int, rng: np.random.Generator) -> Layout | None:
     goal_item = _goal_item(scene, (float(goal[0]), float(goal[1])), rng)
     if any(_hides(item, goal) for item in obstacles):
         return None
-    clearance = ClearanceMap(obstacles)
-    at_start, at_goal = clearance.at(np.stack([start[:2], goal]))
-    if at_start < START_CLEARANCE_M or at_goal < GOAL_CLEARANCE_M or not clearance.connected(start[:2], goal):
+    if not _solvable(obstacles, start, goal):
         return None
     layout = Layout(scene, seed, (float(start[0]), float(start[1]), float(start[2])), goal_item, tuple(obstacles))
     if scene == "moving_obstacle":
@@ -254,6 +265,14 @@ def _attempt(scene: str, seed: int, rng: np.random.Generator) -> Layout | None:
     if scene == "clutter":
         return replace(layout, clutter=_clutter(layout, rng))
     return layout
+
+
+def _solvable(obstacles: list[Item], start: Array, goal: Array) -> bool:
+    """Whether start and goal are clear of obstacles and a way joins them."""
+    at_start, at_goal = Footprint(obstacles).clearance(np.stack([start[:2], goal]))
+    if at_start < START_CLEARANCE_M or at_goal < GOAL_CLEARANCE_M:
+        return False
+    return ClearanceMap(obstacles).connected(start[:2], goal)
 
 
 def _obstacle_templates(scene: str, rng: np.random.Generator) -> list[Item]:
@@ -324,11 +343,7 @@ def _with_motion(layout: Layout, rng: np.random.Generator) -> Layout | None:
         goal = np.asarray(layout.goal.position)
         if not _fits(item, others, goal):
             return None
-        clearance = ClearanceMap([*others, item])
-        at_start, at_goal = clearance.at(np.stack([np.asarray(layout.start[:2]), goal]))
-        if at_start < START_CLEARANCE_M or at_goal < GOAL_CLEARANCE_M:
-            return None
-        if not clearance.connected(layout.start[:2], goal):
+        if not _solvable([*others, item], np.asarray(layout.start), goal):
             return None
     return replace(layout, motion=motion)
 

@@ -74,7 +74,7 @@ def build_spec() -> mujoco.MjSpec:
     # The default clipping planes scale with the model's extent; these suit a camera one metre away.
     spec.stat.extent = 1.0
     spec.stat.center = [0.5, 0.0, 0.1]
-    spec.visual.map.znear = 0.05
+    spec.visual.map.znear = 0.2
     spec.visual.map.zfar = 5.0
 
     for body in spec.bodies:
@@ -115,8 +115,8 @@ def build_spec() -> mujoco.MjSpec:
         world.add_geom(
             name=f"line{index}",
             type=mujoco.mjtGeom.mjGEOM_BOX,
-            size=[half + 0.0075 if dy else 0.0075, half + 0.0075 if dx else 0.0075, 0.0005],
-            pos=[middle[0] + dx * half, middle[1] + dy * half, 0.0005],
+            size=[half + 0.0075 if dy else 0.0075, half + 0.0075 if dx else 0.0075, 0.001],
+            pos=[middle[0] + dx * half, middle[1] + dy * half, 0.001],
             contype=0,
             conaffinity=0,
             group=2,
@@ -393,7 +393,8 @@ class ArmKinematics:
             square = jacobian @ jacobian.T
             square.ravel()[::7] += damping**2
             pull = 0.1 * (home - q)
-            q += pull + jacobian.T @ np.linalg.solve(square, error - jacobian @ pull)
+            change = pull + jacobian.T @ np.linalg.solve(square, error - jacobian @ pull)
+            q += change * min(1.0, 0.4 / max(float(np.abs(change).max()), 1e-9))
             np.clip(q, self._low, self._high, out=q)
         return q
 
