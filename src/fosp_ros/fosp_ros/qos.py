@@ -14,9 +14,7 @@ def _profile(
     durability: DurabilityPolicy = DurabilityPolicy.VOLATILE,
     deadline_s: float | None = None,
 ) -> QoSProfile:
-    profile = QoSProfile(
-        history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=reliability, durability=durability
-    )
+    profile = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=reliability, durability=durability)
     if deadline_s is not None:
         profile.deadline = Duration(seconds=deadline_s)
     return profile

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Protocol
 
 import rclpy
 from fosp_core.bundle import BundleError
@@ -21,13 +20,6 @@ from fosp_ros.errors import ConfigurationError
 EXIT_OK = 0
 EXIT_CONFIGURATION = 1
 EXIT_FAILURE = 2
-
-
-class FospNode(Protocol):
-    """What ``run`` needs of a node beyond being one."""
-
-    def close(self) -> None:
-        """Stop threads and leave the arm at rest; called once, while messages can still be sent."""
 
 
 def run(factory: Callable[[], Node], name: str, args: Sequence[str] | None = None) -> int:
@@ -73,7 +65,7 @@ def _spin(node: Node, name: str, stop: threading.Event) -> int:
     def spin() -> None:
         try:
             while not stop.is_set() and rclpy.ok():
-                executor.spin_once(timeout_sec=1.0)
+                executor.spin_once()
         except Exception as error:
             failure.append(error)
         finally:
@@ -82,7 +74,8 @@ def _spin(node: Node, name: str, stop: threading.Event) -> int:
     spinner = threading.Thread(target=spin, name="executor", daemon=True)
     spinner.start()
     stop.wait()
-    executor.wake()
+    # Any task makes a waiting spin_once return.
+    executor.create_task(lambda: None)
     spinner.join(timeout=5.0)
     close = getattr(node, "close", None)
     if close is not None and not spinner.is_alive():

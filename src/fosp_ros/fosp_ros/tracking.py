@@ -6,7 +6,6 @@ import threading
 from collections import OrderedDict, deque
 
 from fosp_interfaces.msg import TaskState
-
 from fosp_ros.errors import MessageError
 from fosp_ros.kinematics import Chain, Matrix
 from fosp_ros.stamps import to_nanoseconds

@@ -51,7 +51,9 @@ def test_malformed_message_is_named(change, expected):
         from_message(message)
 
 
-@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)]
+)
 def test_only_rgb_bytes_become_a_message(image):
     with pytest.raises(ImageError):
         to_message(image, Time(), "camera")

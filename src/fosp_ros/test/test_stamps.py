@@ -1,5 +1,6 @@
 import pytest
 from builtin_interfaces.msg import Time
+
 from fosp_ros import stamps
 
 

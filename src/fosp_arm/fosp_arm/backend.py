@@ -1,0 +1,38 @@
+"""What the arm controller needs of an inverse kinematics; one implementation a file."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float64]
+
+
+class IkError(Exception):
+    """No joint motion was found; the arm must hold."""
+
+
+class IkBackend(Protocol):
+    """Differential inverse kinematics of one arm. Used by one thread."""
+
+    @property
+    def position_limits(self) -> Vector:
+        """(N, 2) lowest and highest joint positions, rad, as the URDF has them."""
+
+    @property
+    def velocity_limits(self) -> Vector:
+        """(N,) joint speeds, rad/s, as the URDF has them."""
+
+    def tool(self, positions: Vector) -> Vector:
+        """Tool position (3,) in metres in the base frame for joint positions (N,)."""
+
+    def solve(self, positions: Vector, target: Vector, dt_s: float) -> Vector:
+        """Joint positions (N,) that bring the tool from ``positions`` towards ``target`` (3,) within ``dt_s``.
+
+        The gripper is kept, or brought back to, pointing down.
+
+        Raises:
+            IkError: no solution.
+        """

@@ -1,0 +1,57 @@
+import threading
+import time
+
+from fosp_ros.loop import SteadyLoop
+
+
+def test_steps_follow_each_other_and_stop():
+    enough = threading.Event()
+    steps = []
+
+    def step() -> None:
+        steps.append(None)
+        if len(steps) >= 5:
+            enough.set()
+
+    loop = SteadyLoop(0.001, step, on_error=lambda error: None, name="test")
+    loop.start()
+    assert enough.wait(10)
+    assert loop.close()
+    count = len(steps)
+    time.sleep(0.02)
+    assert len(steps) == count
+
+
+def test_an_error_is_reported_and_the_loop_goes_on():
+    errors: list[Exception] = []
+    enough = threading.Event()
+
+    def step() -> None:
+        if len(errors) >= 2:
+            enough.set()
+        raise RuntimeError("broken")
+
+    loop = SteadyLoop(0.001, step, errors.append, name="test")
+    loop.start()
+    assert enough.wait(10)
+    assert loop.close()
+
+
+def test_a_late_step_is_not_followed_by_a_burst():
+    times: list[float] = []
+    enough = threading.Event()
+
+    def step() -> None:
+        times.append(time.monotonic())
+        if len(times) == 1:
+            time.sleep(0.1)
+        if len(times) == 4:
+            enough.set()
+
+    loop = SteadyLoop(0.02, step, on_error=lambda error: None, name="test")
+    loop.start()
+    assert enough.wait(10)
+    loop.close()
+    assert loop.late_steps >= 1
+    # Had it caught up, the three steps after the late one would have come at once.
+    assert times[3] - times[1] >= 0.039
