@@ -59,7 +59,9 @@ def main(options: Options) -> None:
         }
         for name, runs in (("policy_step", step), ("judge_three_actions", judge))
     }
-    path = record(options.name, {"model_id": bundle.id, "provider": runtime.provider, "steps": options.steps, **figures})
+    path = record(
+        options.name, {"model_id": bundle.id, "provider": runtime.provider, "steps": options.steps, **figures}
+    )
     for name in ("policy_step", "judge_three_actions"):
         print(f"{name}: p50 {figures[name]['median_of_p50_ms']:.3f} ms, p99 {figures[name]['median_of_p99_ms']:.3f} ms")
     print(f"written to {path}")

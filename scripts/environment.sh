@@ -100,17 +100,24 @@ make_venv() {
   fi
 }
 
-# Requirements of a sourced ROS 2 are compiled against the system's numpy, and OpenCV comes with them: both stay.
+# A sourced ROS 2 is compiled against the system's numpy, and OpenCV comes with it: both stay, the rest has to fit.
 write_lists() { # FOLDER
-  local list
+  local list numpy replaced='numpy|opencv-python-headless'
+  if [[ $ROS_SOURCE == wheels ]]; then
+    cp "$REQUIREMENTS"/{base,train,dev,constraints}.txt "$1"
+    return
+  fi
+  numpy=$("$VENV/bin/python" -c 'import numpy; print(numpy.__version__)')
+  [[ $numpy != 1.* ]] || replaced+=$(sed -n 's/^\([A-Za-z0-9_.-]*\)==.*/|\1/p' "$REQUIREMENTS/numpy1.txt" | tr -d '\n')
   for list in base train dev constraints; do
-    if [[ $ROS_SOURCE == wheels ]]; then
-      cp "$REQUIREMENTS/$list.txt" "$1"
-    else
-      grep -viE '^(numpy|opencv-python-headless)==' "$REQUIREMENTS/$list.txt" >"$1/$list.txt"
-    fi
+    grep -viE "^($replaced)==" "$REQUIREMENTS/$list.txt" >"$1/$list.txt"
   done
-  [[ $ROS_SOURCE == wheels ]] || "$VENV/bin/python" -c 'import numpy; print(f"numpy=={numpy.__version__}")' >>"$1/constraints.txt"
+  printf 'numpy==%s\n' "$numpy" >>"$1/constraints.txt"
+  if [[ $numpy == 1.* ]]; then
+    cat "$REQUIREMENTS/numpy1.txt" >>"$1/constraints.txt"
+    # What was asked for by name still is.
+    grep -vE '^#' "$REQUIREMENTS/numpy1.txt" | grep -E "^($(sed -n 's/==.*//p' "$REQUIREMENTS/base.txt" | tr '\n' '|')-)==" >>"$1/base.txt"
+  fi
 }
 
 install_lists() { # LIST...

@@ -7,14 +7,6 @@ import threading
 import time
 from typing import Any
 
-from fosp_core.task import ARM_JOINTS, COMMAND_HZ, TOOL_SPEED_LIMIT
-from fosp_ros.diagnostics import Diagnostics, Health, Level
-from fosp_ros.errors import MessageError
-from fosp_ros.loop import SteadyLoop
-from fosp_ros.messages import joint_positions, linear_velocity
-from fosp_ros.parameters import Parameter, Parameters
-from fosp_ros.polling import PolledSubscription
-from fosp_ros.stamps import age_s
 from geometry_msgs.msg import TwistStamped
 from rclpy.duration import Duration
 from rclpy.node import Node
@@ -25,7 +17,15 @@ import fosp_description
 from fosp_arm.backend import IkBackend, Vector
 from fosp_arm.controller import ArmController, HoldReason, Mode, Settings
 from fosp_arm.mink_backend import MinkBackend
+from fosp_core.task import ARM_JOINTS, COMMAND_HZ, TOOL_SPEED_LIMIT
 from fosp_ros import names, qos, runner
+from fosp_ros.diagnostics import Diagnostics, Health, Level
+from fosp_ros.errors import MessageError
+from fosp_ros.loop import SteadyLoop
+from fosp_ros.messages import joint_positions, linear_velocity
+from fosp_ros.parameters import Parameter, Parameters
+from fosp_ros.polling import PolledSubscription
+from fosp_ros.stamps import age_s
 
 PARAMETERS = (
     Parameter("urdf", "", "Robot description file; empty: the one this project ships.", read_only=True),

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
-from fosp_core.task import TOOL_SPEED_LIMIT, WORKSPACE, Box
 
 from fosp_arm.backend import IkBackend, IkError, Vector
+from fosp_core.task import TOOL_SPEED_LIMIT, WORKSPACE, Box
 
 
 class Mode(Enum):

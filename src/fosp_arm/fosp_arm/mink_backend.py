@@ -8,10 +8,10 @@ from pathlib import Path
 import mink
 import mujoco
 import numpy as np
-from fosp_core.task import ARM_JOINTS, TOOL_FRAME
-from fosp_ros.errors import ConfigurationError
 
 from fosp_arm.backend import IkError, Vector
+from fosp_core.task import ARM_JOINTS, TOOL_FRAME
+from fosp_ros.errors import ConfigurationError
 
 GRIPPER_DOWN = np.diag([1.0, -1.0, -1.0])
 """Orientation of the tool: z down, x along the base frame's x."""

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
+
+import fosp_description
 from fosp_arm.controller import ArmController, Mode, Settings
 from fosp_arm.mink_backend import GRIPPER_DOWN, REST_POSTURE, MinkBackend
 from fosp_core.task import TOOL_SPEED_LIMIT, WORKSPACE
 from fosp_ros.errors import ConfigurationError
 from fosp_ros.kinematics import Chain
-
-import fosp_description
 
 PERIOD = 0.02
 MARGIN = 0.05

@@ -6,9 +6,10 @@ import array
 
 import numpy as np
 from builtin_interfaces.msg import Time
+from sensor_msgs.msg import Image
+
 from fosp_core.images import Image as RgbImage
 from fosp_core.images import ImageError, decode
-from sensor_msgs.msg import Image
 
 
 def from_message(message: Image) -> RgbImage:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from fosp_core.task import ARM_JOINTS, BASE_FRAME, TOOL_FRAME
 from numpy.typing import NDArray
 
+from fosp_core.task import ARM_JOINTS, BASE_FRAME, TOOL_FRAME
 from fosp_ros.errors import ConfigurationError
 
 Matrix = NDArray[np.float64]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from fosp_core.bundle import BundleError
 from lifecycle_msgs.msg import State
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
+from fosp_core.bundle import BundleError
 from fosp_ros.errors import ConfigurationError
 from fosp_ros.parameters import Parameter
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from fosp_core.task import ARM_JOINTS, BASE_FRAME
 from geometry_msgs.msg import TwistStamped
 from numpy.typing import NDArray
 from sensor_msgs.msg import JointState
 
+from fosp_core.task import ARM_JOINTS, BASE_FRAME
 from fosp_ros.errors import MessageError
 
 Vector = NDArray[np.float64]

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 import rclpy
-from fosp_core.bundle import BundleError
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from fosp_core.bundle import BundleError
 from fosp_ros.errors import ConfigurationError
 
 EXIT_OK = 0

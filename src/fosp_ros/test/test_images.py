@@ -3,9 +3,10 @@ import array
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
+from sensor_msgs.msg import Image
+
 from fosp_core.images import ImageError
 from fosp_ros.images import from_message, to_message
-from sensor_msgs.msg import Image
 
 
 def pixels() -> np.ndarray:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from fosp_ros.errors import ConfigurationError
 from fosp_ros.kinematics import Chain
 

@@ -2,10 +2,11 @@ import math
 
 import numpy as np
 import pytest
+from sensor_msgs.msg import JointState
+
 from fosp_core.task import ARM_JOINTS, BASE_FRAME
 from fosp_ros.errors import MessageError
 from fosp_ros.messages import joint_positions, linear_velocity, twist
-from sensor_msgs.msg import JointState
 
 
 def test_joint_positions_follow_the_asked_order():

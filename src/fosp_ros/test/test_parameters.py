@@ -2,10 +2,11 @@ import math
 
 import pytest
 import rclpy
-from fosp_ros.errors import ConfigurationError
-from fosp_ros.parameters import Parameter, Parameters, markdown
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
+
+from fosp_ros.errors import ConfigurationError
+from fosp_ros.parameters import Parameter, Parameters, markdown
 
 RATE = Parameter("rate_hz", 10.0, "Frames a second.", unit="Hz", low=1.0, high=60.0)
 COUNT = Parameter("count", 3, "How many.", low=0, high=5)

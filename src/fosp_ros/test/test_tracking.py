@@ -3,10 +3,10 @@ import threading
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
-from fosp_ros.errors import MessageError
-from fosp_ros.tracking import EpisodeTracker, TaskStates, ToolTracker
 
 from fosp_interfaces.msg import TaskState
+from fosp_ros.errors import MessageError
+from fosp_ros.tracking import EpisodeTracker, TaskStates, ToolTracker
 
 
 def state(second: int, phase: int = TaskState.RUNNING, episode: int = 1, is_first: bool = False) -> TaskState:

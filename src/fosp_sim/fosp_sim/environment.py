@@ -118,7 +118,7 @@ class SafeReachEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self.visual_randomization = visual_randomization
         self.render_mode = render_mode
         self.images = images
-        self.observation_space = gymnasium.spaces.Dict(
+        self.observation_space = gymnasium.spaces.Dict(  # type: ignore[assignment]
             {
                 "image": gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8),
                 "proprio": gymnasium.spaces.Box(-np.inf, np.inf, (task.PROPRIO_LENGTH,), np.float32),
@@ -171,7 +171,7 @@ class SafeReachEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         reward, cost = self._rules.advance(reason)
         return self._observation(), reward, cost, self._rules.reached, self._rules.truncated, self._info()
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """Picture (240, 320, 3) in render mode ``rgb_array``."""
         return self.world.render(*OVERVIEW_SIZE) if self.render_mode == "rgb_array" else None
 

@@ -16,7 +16,9 @@ from fosp_trainer.world_model import State, WorldModel
 
 
 class Agent(nn.Module):
-    """``behaviour`` clones good episodes and is where extraction starts; ``offline`` is pi_off, frozen once pretraining ends; ``online`` is pi_on."""
+    """``behaviour`` clones good episodes and is where extraction starts; ``offline`` is pi_off, frozen once
+    pretraining ends; ``online`` is pi_on.
+    """
 
     offsets: Tensor
 
@@ -46,7 +48,9 @@ class Agent(nn.Module):
         return propose(self.critics, features, mean, self.offsets, self.config.proposals.cost_limit)
 
     def load_weights(self, weights: dict[str, Tensor], source: str) -> list[str]:
-        """Load what the weights hold, module by module; returns the modules they do not hold. Raises ``CheckpointError``."""
+        """Load what the weights hold, module by module; returns the modules they do not hold. Raises
+        ``CheckpointError``.
+        """
         missing = []
         for name, module in self.named_children():
             own = {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")}

@@ -35,7 +35,9 @@ class Checkpoint:
     state: dict[str, Any] = field(default_factory=dict)
 
 
-def save(folder: Path, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+def save(
+    folder: Path, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: Mapping[str, Any]
+) -> Path:
     """Write ``folder/<update>`` atomically and drop all but the newest ``KEPT``. ``state['update']`` orders them."""
     target = folder / f"{int(state['update']):09d}"
     staging = folder / f".{target.name}.{os.getpid()}"
@@ -71,7 +73,9 @@ def load(path: Path) -> Checkpoint:
     """Read a checkpoint; raises ``CheckpointError``."""
     try:
         return Checkpoint(
-            load_file(path / WEIGHTS), load_file(path / OPTIMIZER), json.loads((path / STATE).read_text(encoding="utf-8"))
+            load_file(path / WEIGHTS),
+            load_file(path / OPTIMIZER),
+            json.loads((path / STATE).read_text(encoding="utf-8")),
         )
     except Exception as error:  # safetensors raises its own kinds
         raise CheckpointError(f"cannot read the checkpoint {path}: {type(error).__name__}: {error}") from error
@@ -104,5 +108,7 @@ def restore_weights(module: nn.Module, weights: Mapping[str, Tensor], source: st
         raise CheckpointError(f"{source}: weights and configuration do not fit: {name} is on one side only")
     for name, value in weights.items():
         if own[name].shape != value.shape:
-            raise CheckpointError(f"{source}: {name} has shape {tuple(value.shape)}, the configuration makes {tuple(own[name].shape)}")
+            raise CheckpointError(
+                f"{source}: {name} has shape {tuple(value.shape)}, the configuration makes {tuple(own[name].shape)}"
+            )
     module.load_state_dict(dict(weights))

@@ -78,7 +78,7 @@ def parse(arguments: Sequence[str]) -> Any:
         Annotated[Collect, tyro.conf.subcommand("collect")],
         Annotated[Pretrain, tyro.conf.subcommand("pretrain", default=pretrain)],
     ]
-    return tyro.cli(commands, args=list(arguments), prog="fosp-train", description=__doc__)  # type: ignore[call-overload]
+    return tyro.cli(commands, args=list(arguments), prog="fosp-train", description=__doc__)
 
 
 def run_collect(command: Collect) -> None:
@@ -108,13 +108,17 @@ def run_pretrain(command: Pretrain) -> None:
     if not command.quiet:
         from fosp_trainer.progress import console
 
-        console.print(f"trained for {trainer.duration_s / 60:.1f} minutes; checkpoints in {command.run / 'checkpoints'}")
+        console.print(
+            f"trained for {trainer.duration_s / 60:.1f} minutes; checkpoints in {command.run / 'checkpoints'}"
+        )
 
 
 def commit() -> str:
     """The checkout's commit, or an empty text."""
     try:
-        done = subprocess.run(["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

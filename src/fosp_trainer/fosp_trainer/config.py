@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_type_hints
 
 from fosp_core import task
-
 from fosp_trainer.errors import UserError
 
 Extraction = Literal["bc", "awr", "pg_bc"]
@@ -64,9 +63,24 @@ class SpaceConfig:
     def __post_init__(self) -> None:
         _positive(self, "image_size", "cameras", "action")
         _require(self.image_size % 32 == 0, "SpaceConfig.image_size", self.image_size, "a multiple of 32")
-        _require(len(self.proprio_low) == len(self.proprio_high), "SpaceConfig.proprio_low", self.proprio_low, "as long as proprio_high")
-        _require(len(self.mirror_proprio) == self.proprio, "SpaceConfig.mirror_proprio", self.mirror_proprio, "as long as proprio_low")
-        _require(len(self.mirror_action) == self.action, "SpaceConfig.mirror_action", self.mirror_action, "as long as the action")
+        _require(
+            len(self.proprio_low) == len(self.proprio_high),
+            "SpaceConfig.proprio_low",
+            self.proprio_low,
+            "as long as proprio_high",
+        )
+        _require(
+            len(self.mirror_proprio) == self.proprio,
+            "SpaceConfig.mirror_proprio",
+            self.mirror_proprio,
+            "as long as proprio_low",
+        )
+        _require(
+            len(self.mirror_action) == self.action,
+            "SpaceConfig.mirror_action",
+            self.mirror_action,
+            "as long as the action",
+        )
 
     @property
     def proprio(self) -> int:
@@ -120,7 +134,12 @@ class WorldModelConfig:
     def __post_init__(self) -> None:
         _positive(self, "deter", "stoch", "hidden", "units", "layers", "cnn_depth", "bin_limit")
         _require(self.classes >= 2, "WorldModelConfig.classes", self.classes, "at least 2")
-        _require(self.bin_count >= 3 and self.bin_count % 2 == 1, "WorldModelConfig.bin_count", self.bin_count, "odd and at least 3")
+        _require(
+            self.bin_count >= 3 and self.bin_count % 2 == 1,
+            "WorldModelConfig.bin_count",
+            self.bin_count,
+            "odd and at least 3",
+        )
         _fraction(self, "unimix", "decode_fraction")
         _non_negative(
             self, "free_nats", "dynamics_scale", "representation_scale", "saturation_weight", "red_weight",
@@ -135,7 +154,9 @@ class WorldModelConfig:
 
 @dataclass(frozen=True)
 class CriticConfig:
-    """In-sample critics (implicit Q-learning, Kostrikov et al. 2021) and the reachability estimate (RESPO, Ganai et al. 2023)."""
+    """In-sample critics (implicit Q-learning, Kostrikov et al. 2021) and the reachability estimate (RESPO, Ganai et
+    al. 2023).
+    """
 
     units: int = 256
     layers: int = 2
@@ -161,7 +182,14 @@ class CriticConfig:
     def __post_init__(self) -> None:
         _positive(self, "units", "layers", "imagined_batch", "imagined_horizon", "slow_rate")
         _fraction(
-            self, "discount", "cost_discount", "reach_discount", "reward_expectile", "cost_expectile", "trace", "slow_rate"
+            self,
+            "discount",
+            "cost_discount",
+            "reach_discount",
+            "reward_expectile",
+            "cost_expectile",
+            "trace",
+            "slow_rate",
         )
         _non_negative(self, "imagined_weight")
 
@@ -177,7 +205,9 @@ class ActorConfig:
     min_std: float = 0.1
     max_std: float = 0.6
     extraction: Extraction = "pg_bc"
-    """``bc``: clone good episodes; ``awr``: the paper's closed form; ``pg_bc``: through the critic, behaviour-regularised."""
+    """``bc``: clone good episodes; ``awr``: the paper's closed form; ``pg_bc``: through the critic,
+    behaviour-regularised.
+    """
     cost_limit: float = 0.15
     """Q_c up to which an action counts as safe."""
     reward_temperature: float = 3.0
@@ -192,7 +222,9 @@ class ActorConfig:
     feasibility: bool = True
     """Weigh Q_r by u = 1 - p(s)."""
     bc_bad_weight: float = 0.1
-    """Cloning weight of frames from episodes that did not reach their goal or violated; those of good episodes count 1."""
+    """Cloning weight of frames from episodes that did not reach their goal or violated; those of good episodes
+    count 1.
+    """
     imagined_cost: bool = False
     """Augmented-Lagrangian constraint on the cost of imagined rollouts."""
     imagined_cost_limit: float = 0.05
@@ -221,7 +253,9 @@ class ActorConfig:
 
 @dataclass(frozen=True)
 class ProposalConfig:
-    """Constrained proposals: perturbations around the actor's mean, the best Q_r among those with Q_c within the limit."""
+    """Constrained proposals: perturbations around the actor's mean, the best Q_r among those with Q_c within the
+    limit.
+    """
 
     count: int = 48
     """Proposals including the mean itself; 1 is off."""
@@ -240,7 +274,9 @@ class DataConfig:
     batch: int = 8
     length: int = 16
     sampling: Literal["stream", "windows"] = "stream"
-    """``stream``: every row walks through whole episodes and carries its latent from batch to batch; ``windows``: random windows."""
+    """``stream``: every row walks through whole episodes and carries its latent from batch to batch; ``windows``:
+    random windows.
+    """
     flip: bool = True
     """Left-right flips (image, y of the tool and of the action)."""
     held_out: float = 0.08
@@ -275,7 +311,9 @@ class StageConfig:
     """Steps of each pretraining stage, and how often things are written down."""
 
     mode: Literal["staged", "joint"] = "staged"
-    """``staged``: world model, then critics on cached latents, then the actor. ``joint``: all in every update (the paper's way)."""
+    """``staged``: world model, then critics on cached latents, then the actor. ``joint``: all in every update (the
+    paper's way).
+    """
     world_model_steps: int = 12_000
     critic_steps: int = 8_000
     critic_batch: int = 256
@@ -314,7 +352,12 @@ class OnlineConfig:
         _positive(self, "episodes", "environments")
         _non_negative(self, "noise", "world_model_steps", "critic_steps", "actor_steps")
         _fraction(self, "greedy_share", "noisy_share")
-        _require(self.greedy_share + self.noisy_share <= 1.0, "OnlineConfig.noisy_share", self.noisy_share, "at most 1 - greedy_share")
+        _require(
+            self.greedy_share + self.noisy_share <= 1.0,
+            "OnlineConfig.noisy_share",
+            self.noisy_share,
+            "at most 1 - greedy_share",
+        )
 
 
 @dataclass(frozen=True)
@@ -346,8 +389,12 @@ class Config:
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
     data: DataConfig = field(default_factory=DataConfig)
     world_model_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    critic_optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(rate=5e-4, clip=10.0, final_fraction=0.2))
-    actor_optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(rate=5e-4, clip=10.0, final_fraction=0.1))
+    critic_optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(rate=5e-4, clip=10.0, final_fraction=0.2)
+    )
+    actor_optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(rate=5e-4, clip=10.0, final_fraction=0.1)
+    )
     stages: StageConfig = field(default_factory=StageConfig)
     online: OnlineConfig = field(default_factory=OnlineConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
@@ -387,10 +434,26 @@ def _paper() -> Config:
         preset="paper",
         space=SpaceConfig(cameras=1),
         world_model=WorldModelConfig(
-            deter=512, stoch=48, classes=48, hidden=512, units=1024, layers=5, cnn_depth=32, stem_stride=2, bin_limit=20.0,
-            decode_fraction=1.0
+            deter=512,
+            stoch=48,
+            classes=48,
+            hidden=512,
+            units=1024,
+            layers=5,
+            cnn_depth=32,
+            stem_stride=2,
+            bin_limit=20.0,
+            decode_fraction=1.0,
         ),
-        critic=CriticConfig(units=1024, layers=5, discount=0.997, cost_discount=0.997, imagined_batch=1024, imagined_horizon=15, imagined_weight=1.0),
+        critic=CriticConfig(
+            units=1024,
+            layers=5,
+            discount=0.997,
+            cost_discount=0.997,
+            imagined_batch=1024,
+            imagined_horizon=15,
+            imagined_weight=1.0,
+        ),
         actor=ActorConfig(units=1024, layers=5, extraction="awr", imagined_cost=True, imagined_horizon=15),
         data=DataConfig(batch=16, length=64, sampling="windows", flip=False),
         world_model_optimizer=OptimizerConfig(rate=1e-4, clip=1000.0, final_fraction=1.0),
@@ -426,7 +489,7 @@ def from_dict(values: Mapping[str, Any], kind: type = Config) -> Any:
     arguments: dict[str, Any] = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(hints[name]):
-            arguments[name] = from_dict(value, hints[name])  # type: ignore[arg-type]
+            arguments[name] = from_dict(value, hints[name])
         else:
             arguments[name] = tuple(value) if isinstance(value, list) else value
     try:

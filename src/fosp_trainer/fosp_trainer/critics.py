@@ -63,7 +63,9 @@ def expectile_weight(error: Tensor, tau: float, upper: bool) -> Tensor:
 
 
 def lambda_return(reward: Tensor, value: Tensor, discount: Tensor, trace: float) -> Tensor:
-    """Lambda-returns (N, H): ``reward`` and ``value`` (N, H) at the successors, ``discount`` (N, H) = gamma * continuation."""
+    """Lambda-returns (N, H): ``reward`` and ``value`` (N, H) at the successors, ``discount`` (N, H) = gamma *
+    continuation.
+    """
     out = []
     last = value[:, -1]
     for t in reversed(range(reward.shape[1])):
@@ -73,9 +75,13 @@ def lambda_return(reward: Tensor, value: Tensor, discount: Tensor, trace: float)
 
 
 class ValuePair(nn.Module):
-    """Twin Q, V and their slow copies for one signal. Reward: least twin, upper expectile; cost: largest twin, lower expectile."""
+    """Twin Q, V and their slow copies for one signal. Reward: least twin, upper expectile; cost: largest twin,
+    lower expectile.
+    """
 
-    def __init__(self, features: int, action: int, config: CriticConfig, world_model: WorldModelConfig, cost: bool) -> None:
+    def __init__(
+        self, features: int, action: int, config: CriticConfig, world_model: WorldModelConfig, cost: bool
+    ) -> None:
         super().__init__()
         self.cost = cost
         self.tau = config.cost_expectile if cost else config.reward_expectile
@@ -97,7 +103,9 @@ class ValuePair(nn.Module):
         value: Tensor = (self.slow_v if slow else self.v)(features)
         return value
 
-    def loss(self, batch: Transitions, imagined: tuple[Tensor, Tensor, Tensor] | None, weight: float) -> dict[str, Tensor]:
+    def loss(
+        self, batch: Transitions, imagined: tuple[Tensor, Tensor, Tensor] | None, weight: float
+    ) -> dict[str, Tensor]:
         """Losses of Q on real targets, of Q on imagined (features, actions, targets), and of V."""
         with torch.no_grad():
             signal = batch.cost if self.cost else batch.reward

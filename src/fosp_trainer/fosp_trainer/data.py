@@ -70,10 +70,14 @@ class Frames:
         """The given episodes, in that order."""
         chosen = np.asarray(list(episodes), dtype=np.int64)
         lengths = self.lengths[chosen]
-        index = np.concatenate([np.arange(s, s + n) for s, n in zip(self.starts[chosen], lengths, strict=True)] or [np.zeros(0, np.int64)])
+        index = np.concatenate(
+            [np.arange(s, s + n) for s, n in zip(self.starts[chosen], lengths, strict=True)] or [np.zeros(0, np.int64)]
+        )
         per_frame = {name: getattr(self, name)[index] for name in _PER_FRAME}
         per_episode = {name: getattr(self, name)[chosen] for name in _PER_EPISODE}
-        return Frames(**per_frame, **per_episode, starts=np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64))
+        return Frames(
+            **per_frame, **per_episode, starts=np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+        )
 
     def fingerprint(self) -> str:
         """Hash of actions, rewards, costs and layouts: says whether two runs saw the same data."""
@@ -111,7 +115,9 @@ def from_episodes(episodes: Iterable[Any]) -> Frames:
                 raise DataError(f"episode {number}: {name} holds values that are not finite")
             rows[name].append(values)
         if rows["image"][-1].dtype != np.uint8 or rows["image"][-1].ndim != 4:
-            raise DataError(f"episode {number}: image must be uint8 (T + 1, S, S, channels), not {rows['image'][-1].dtype} {rows['image'][-1].shape}")
+            raise DataError(
+                f"episode {number}: image must be uint8 (T + 1, S, S, channels), not {rows['image'][-1].dtype} {rows['image'][-1].shape}"
+            )
         rows["tool"].append(_label(getattr(episode, "tool", None), (length, 3)))
         goal = _label(getattr(episode, "goal", None), (3,))
         rows["goal"].append(np.broadcast_to(goal, (length, 3)))
@@ -129,7 +135,8 @@ def from_episodes(episodes: Iterable[Any]) -> Frames:
         raise DataError(f"episodes have images of different shapes: {sorted(shapes)}")
     dtypes = {"image": np.uint8, "is_first": np.bool_, "is_terminal": np.bool_}
     per_frame: dict[str, Any] = {
-        name: np.ascontiguousarray(np.concatenate(values), dtype=dtypes.get(name, np.float32)) for name, values in rows.items()
+        name: np.ascontiguousarray(np.concatenate(values), dtype=dtypes.get(name, np.float32))
+        for name, values in rows.items()
     }
     return Frames(
         **per_frame,
@@ -149,6 +156,7 @@ def _label(values: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
 def read_dataset(source: str | Path) -> Frames:
     """Read a Minari dataset: a folder that holds one, or the id of an installed one. Raises ``DataError``."""
     import minari
+
     from fosp_core.episode import from_minari
 
     path = Path(source)
@@ -157,14 +165,18 @@ def read_dataset(source: str | Path) -> Frames:
         if folder is not None:
             dataset = minari.MinariDataset(folder)
         elif path.exists():
-            raise DataError(f"{path} holds no Minari dataset (no main_data.hdf5 in it or its data/ folder); make one with `fosp-train collect`")
+            raise DataError(
+                f"{path} holds no Minari dataset (no main_data.hdf5 in it or its data/ folder); make one with `fosp-train collect`"
+            )
         else:
             dataset = minari.load_dataset(str(source))
     except DataError:
         raise
     except Exception as error:  # h5py, json and minari raise many kinds
         known = f"no such folder, and Minari says: {error}" if folder is None else f"{type(error).__name__}: {error}"
-        raise DataError(f"cannot read the dataset {source}: {known}. Make one with `fosp-train collect --output FOLDER`") from error
+        raise DataError(
+            f"cannot read the dataset {source}: {known}. Make one with `fosp-train collect --output FOLDER`"
+        ) from error
     try:
         return from_episodes(from_minari(episode) for episode in dataset.iterate_episodes())
     except DataError as error:
@@ -187,8 +199,12 @@ def check_space(frames: Frames, space: SpaceConfig) -> None:
 
 
 def split(frames: Frames, held_out: float) -> tuple[Frames, Frames]:
-    """Training and held-out episodes by layout seed: a layout is in one of the two only, whatever else is in the data."""
-    draw = np.array([int.from_bytes(hashlib.sha256(str(s).encode()).digest()[:4], "big") / 2**32 for s in frames.layout_seed])
+    """Training and held-out episodes by layout seed: a layout is in one of the two only, whatever else is in the
+    data.
+    """
+    draw = np.array(
+        [int.from_bytes(hashlib.sha256(str(s).encode()).digest()[:4], "big") / 2**32 for s in frames.layout_seed]
+    )
     kept_out = draw < held_out
     if held_out > 0 and not kept_out.any():
         kept_out[np.argmin(draw)] = True
@@ -207,7 +223,9 @@ class Indices:
 
 
 class StreamSampler:
-    """Every row walks through whole randomly drawn episodes, so that a carried latent has the context it will have when deployed."""
+    """Every row walks through whole randomly drawn episodes, so that a carried latent has the context it will have
+    when deployed.
+    """
 
     def __init__(self, frames: Frames, config: DataConfig, rng: np.random.Generator) -> None:
         self.starts, self.lengths, self.config, self.rng = frames.starts, frames.lengths, config, rng
@@ -264,7 +282,9 @@ def make_sampler(frames: Frames, config: DataConfig, rng: np.random.Generator) -
 
 
 def mirror_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Flip images (..., S, S, C) left to right: y of the world runs along image x, as the camera looks back along -x."""
+    """Flip images (..., S, S, C) left to right: y of the world runs along image x, as the camera looks back along
+    -x.
+    """
     return image[..., :, ::-1, :]
 
 
@@ -273,13 +293,15 @@ def gather(frames: Frames, indices: Indices, space: SpaceConfig, device: torch.d
     image = frames.image[indices.frame]
     if indices.flip.any():
         image[indices.flip] = mirror_image(image[indices.flip])
-    proprio = frames.proprio[indices.frame]
+    proprio: NDArray[np.floating] = frames.proprio[indices.frame]
     action = np.where(indices.previous[..., None] >= 0, frames.action[np.maximum(indices.previous, 0)], np.float32(0.0))
     if indices.flip.any():
         low, high = np.asarray(space.proprio_low, np.float32), np.asarray(space.proprio_high, np.float32)
         signs = np.where(indices.flip[..., None], np.asarray(space.mirror_proprio, np.float32), np.float32(1.0))
         proprio = (proprio - (low + high) / 2) * signs + (low + high) / 2
-        action = action * np.where(indices.flip[..., None], np.asarray(space.mirror_action, np.float32), np.float32(1.0))
+        action = action * np.where(
+            indices.flip[..., None], np.asarray(space.mirror_action, np.float32), np.float32(1.0)
+        )
 
     def tensor(values: NDArray[Any], kind: torch.dtype = torch.float32) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(device, kind)

@@ -35,7 +35,8 @@ def probe_errors(
 ) -> dict[str, float]:
     """Mean error in cm of a small MLP that reads positions from latents, on held-out episodes.
 
-    Tool and goal are Euclidean errors, ``obstacle`` the root of the mean squared error over obstacles under the best assignment.
+    Tool and goal are Euclidean errors, ``obstacle`` the root of the mean squared error over obstacles under the
+    best assignment.
     The labels are privileged; nothing of this reaches the world model. Missing labels give an empty result.
     """
     rng = np.random.default_rng(seed)
@@ -82,7 +83,9 @@ def _probe_squares(prediction: Tensor, tool: Tensor, goal: Tensor, obstacles: Te
 
 
 @torch.no_grad()
-def open_loop_grid(model: WorldModel, frames: Frames, rows: int = 4, context: int = 5, length: int = 20) -> NDArray[np.uint8]:
+def open_loop_grid(
+    model: WorldModel, frames: Frames, rows: int = 4, context: int = 5, length: int = 20
+) -> NDArray[np.uint8]:
     """True frames above open-loop predictions, ``rows`` episodes: uint8 (height, width, 3). First camera only."""
     episodes = np.argsort(-frames.lengths, kind="stable")[:rows].tolist()
     length = min(length, int(frames.lengths[episodes].min()))
@@ -101,7 +104,9 @@ def open_loop_grid(model: WorldModel, frames: Frames, rows: int = 4, context: in
 
 
 @torch.no_grad()
-def open_loop_errors(model: WorldModel, frames: Frames, episodes: int = 32, context: int = 5, length: int = 20) -> dict[str, float]:
+def open_loop_errors(
+    model: WorldModel, frames: Frames, episodes: int = 32, context: int = 5, length: int = 20
+) -> dict[str, float]:
     """Mean squared pixel error after the context: open-loop prediction, and repeating the last seen frame."""
     candidates = np.flatnonzero(frames.lengths > context + 1)
     chosen = candidates[np.argsort(-frames.lengths[candidates], kind="stable")][:episodes].tolist()

@@ -16,7 +16,9 @@ from fosp_trainer.world_model import State, WorldModel
 
 
 class PercentileRange(nn.Module):
-    """Running range between the 5th and 95th percentile, by which advantages are divided (DreamerV3's return normalisation)."""
+    """Running range between the 5th and 95th percentile, by which advantages are divided (DreamerV3's return
+    normalisation).
+    """
 
     range: Tensor
     started: Tensor
@@ -68,7 +70,9 @@ class AugmentedLagrangian(nn.Module):
 def closed_form_weight(
     u: Tensor, q_cost: Tensor, reward_advantage: Tensor, cost_advantage: Tensor, config: ActorConfig
 ) -> Tensor:
-    """w = u 1[Q_c <= eps] exp(beta_r A_r) + (1 - u) exp(-beta_c A_c), clipped (FOSP, closed form of the offline policy); (N,)."""
+    """w = u 1[Q_c <= eps] exp(beta_r A_r) + (1 - u) exp(-beta_c A_c), clipped (FOSP, closed form of the offline
+    policy); (N,).
+    """
     safe = (q_cost <= config.cost_limit).to(u.dtype)
     best = torch.exp(config.reward_temperature * reward_advantage).clamp_max(config.weight_clip)
     least = torch.exp(-config.cost_temperature * cost_advantage).clamp_max(config.weight_clip)
@@ -76,7 +80,9 @@ def closed_form_weight(
 
 
 class Extraction(nn.Module):
-    """The actor's loss under a configuration. Its parameters are none; its buffers are the running ranges and multipliers."""
+    """The actor's loss under a configuration. Its parameters are none; its buffers are the running ranges and
+    multipliers.
+    """
 
     def __init__(self, config: ActorConfig) -> None:
         super().__init__()
@@ -105,7 +111,9 @@ class Extraction(nn.Module):
             cost_scale = self.cost_range.update(cost_advantage)
             u = 1.0 - reach.probability(batch.features) if self.config.feasibility else torch.ones_like(q_cost)
         if kind == "awr":
-            weight = closed_form_weight(u, q_cost, reward_advantage / reward_scale, cost_advantage / cost_scale, self.config)
+            weight = closed_form_weight(
+                u, q_cost, reward_advantage / reward_scale, cost_advantage / cost_scale, self.config
+            )
             loss = -(weight * actor.log_prob(batch.features, batch.action)).mean()
             effective = weight.sum() ** 2 / (weight**2).sum().clamp_min(1e-9) / len(weight)
             return loss, {"awr": loss.detach(), "effective_samples": effective, "feasible": u.mean()}
@@ -121,9 +129,14 @@ class Extraction(nn.Module):
         return loss, {**figures, "q_cost": cost.mean().detach(), "feasible": u.mean()}
 
     def imagined_cost(self, model: WorldModel, actor: Actor, state: State, proprio: Tensor, discount: float) -> Tensor:
-        """Mean discounted cost (scalar) of rollouts from states (N, ...) under the actor; gradients flow through the model."""
+        """Mean discounted cost (scalar) of rollouts from states (N, ...) under the actor; gradients flow through
+        the model.
+        """
         rollout = model.imagine_differentiable(
-            state, self.config.imagined_horizon, policy=lambda s, p: actor.sample(torch.cat([s.flat(), p], -1)), proprio=proprio
+            state,
+            self.config.imagined_horizon,
+            policy=lambda s, p: actor.sample(torch.cat([s.flat(), p], -1)),
+            proprio=proprio,
         )
         flat = rollout.states.flat()[:, 1:]
         cost, alive = model.cost(flat), model.continuation(flat)

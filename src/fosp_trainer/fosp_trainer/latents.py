@@ -34,7 +34,8 @@ def encode(
 ) -> Encoded:
     """Filter every episode with the posterior's mode, as the deployed policy does.
 
-    ``rows`` episodes of similar length go side by side, ``chunk`` frames at a time. ``tick`` hears how many frames are done.
+    ``rows`` episodes of similar length go side by side, ``chunk`` frames at a time. ``tick`` hears how many frames
+    are done.
     """
     config = model.config
     deter, stoch = torch.empty(frames.count, config.deter), torch.empty(frames.count, config.latent)

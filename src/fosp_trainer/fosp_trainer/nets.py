@@ -23,12 +23,18 @@ def symexp(x: Tensor) -> Tensor:
 
 
 class MLP(nn.Sequential):
-    """``layers`` times Linear, LayerNorm, SiLU; then a Linear whose weights start at ``out_scale`` times the default."""
+    """``layers`` times Linear, LayerNorm, SiLU; then a Linear whose weights start at ``out_scale`` times the
+    default.
+    """
 
     def __init__(self, inputs: int, units: int, layers: int, outputs: int, out_scale: float = 1.0) -> None:
         modules: list[nn.Module] = []
         for i in range(layers):
-            modules += [nn.Linear(inputs if i == 0 else units, units, bias=False), nn.LayerNorm(units, eps=1e-3), nn.SiLU()]
+            modules += [
+                nn.Linear(inputs if i == 0 else units, units, bias=False),
+                nn.LayerNorm(units, eps=1e-3),
+                nn.SiLU(),
+            ]
         last = nn.Linear(units, outputs)
         with torch.no_grad():
             last.weight.mul_(out_scale)
@@ -88,7 +94,9 @@ class Optimizer:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.config = config
         self.steps = max(steps, 1)
-        self.adam = torch.optim.AdamW(self.parameters, lr=config.rate, weight_decay=config.weight_decay, eps=1e-7, fused=True)
+        self.adam = torch.optim.AdamW(
+            self.parameters, lr=config.rate, weight_decay=config.weight_decay, eps=1e-7, fused=True
+        )
 
     def rate(self, step: int) -> float:
         """Learning rate at ``step`` of ``steps``."""

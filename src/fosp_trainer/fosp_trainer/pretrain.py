@@ -13,7 +13,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from fosp_trainer import checkpoint, config as configuration, diagnostics
+from fosp_trainer import checkpoint, diagnostics
+from fosp_trainer import config as configuration
 from fosp_trainer.agent import Agent
 from fosp_trainer.config import Config, OptimizerConfig
 from fosp_trainer.critics import Transitions, lambda_return
@@ -34,7 +35,9 @@ class Latents:
     All tensors have a row per frame; a transition leads from frame i to frame i + 1 of the same episode.
     """
 
-    def __init__(self, agent: Agent, frames: Frames, flips: tuple[bool, ...], tick: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, agent: Agent, frames: Frames, flips: tuple[bool, ...], tick: Callable[[int], None] | None = None
+    ) -> None:
         space = agent.config.space
         mirror = torch.tensor(space.mirror_action), torch.tensor(space.mirror_proprio)
         proprio = agent.world_model.normalize_proprio(torch.from_numpy(frames.proprio))
@@ -43,7 +46,9 @@ class Latents:
         for flip in flips:
             encoded = encode(agent.world_model, frames, flip=flip, tick=tick)
             signs = [m if flip else torch.ones_like(m) for m in mirror]
-            parts.append((torch.cat([encoded.deter, encoded.stoch, proprio * signs[1]], -1), action * signs[0], encoded.surprise))
+            parts.append(
+                (torch.cat([encoded.deter, encoded.stoch, proprio * signs[1]], -1), action * signs[0], encoded.surprise)
+            )
         copies = len(flips)
         self.features, self.action, self.surprise = (torch.cat(x) for x in zip(*parts, strict=True))
         self.reward = torch.from_numpy(frames.reward).repeat(copies)
@@ -86,12 +91,19 @@ def split_state(agent: Agent, features: Tensor) -> tuple[State, Tensor]:
 
 
 @torch.no_grad()
-def imagined_targets(agent: Agent, features: Tensor, policy: nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Roll a policy from states (N, F): features (N * H, F), actions, reward and cost lambda-returns, reachability targets (N * H,)."""
+def imagined_targets(
+    agent: Agent, features: Tensor, policy: nn.Module
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Roll a policy from states (N, F): features (N * H, F), actions, reward and cost lambda-returns, reachability
+    targets (N * H,).
+    """
     config = agent.config.critic
     state, proprio = split_state(agent, features)
     rollout = agent.world_model.imagine(
-        state, config.imagined_horizon, policy=lambda s, p: policy.sample(torch.cat([s.flat(), p], -1)), proprio=proprio  # type: ignore[operator]
+        state,
+        config.imagined_horizon,
+        policy=lambda s, p: policy.sample(torch.cat([s.flat(), p], -1)),
+        proprio=proprio,  # type: ignore[operator]
     )
     flat = rollout.states.flat()
     seen = torch.cat([flat, rollout.proprio], -1)  # (N, H + 1, F)
@@ -99,15 +111,27 @@ def imagined_targets(agent: Agent, features: Tensor, policy: nn.Module) -> tuple
     reward, cost = agent.world_model.reward(after_flat), agent.world_model.cost(after_flat)
     alive = agent.world_model.continuation(after_flat)
     critics = agent.critics
-    reward_return = lambda_return(reward, critics.reward.state_value(after, slow=True), config.discount * alive, config.trace)
-    cost_return = lambda_return(cost, critics.cost.state_value(after, slow=True), config.cost_discount * alive, config.trace)
+    reward_return = lambda_return(
+        reward, critics.reward.state_value(after, slow=True), config.discount * alive, config.trace
+    )
+    cost_return = lambda_return(
+        cost, critics.cost.state_value(after, slow=True), config.cost_discount * alive, config.trace
+    )
     # predicted costs are expectations: from one half on a violation is the likelier outcome
     reach = torch.maximum((cost > 0.5).float(), config.reach_discount * alive * agent.reach.slow_probability(after))
-    return seen[:, :-1].flatten(0, 1), rollout.actions.flatten(0, 1), reward_return.flatten(), cost_return.flatten(), reach.flatten()
+    return (
+        seen[:, :-1].flatten(0, 1),
+        rollout.actions.flatten(0, 1),
+        reward_return.flatten(),
+        cost_return.flatten(),
+        reach.flatten(),
+    )
 
 
 class Trainer:
-    """A run: its folder, its agent, its optimisers and where it is. Steps are taken by ``world_model_step`` and its siblings."""
+    """A run: its folder, its agent, its optimisers and where it is. Steps are taken by ``world_model_step`` and its
+    siblings.
+    """
 
     def __init__(self, config: Config, train: Frames, held_out: Frames, folder: Path, quiet: bool = False) -> None:
         check_space(train, config.space)
@@ -115,7 +139,10 @@ class Trainer:
         torch.set_num_threads(config.hardware.threads)
         hardware = config.hardware
         self.fabric = Fabric(
-            accelerator=hardware.accelerator, strategy=hardware.strategy, devices=hardware.devices, precision=hardware.precision
+            accelerator=hardware.accelerator,
+            strategy=hardware.strategy,
+            devices=hardware.devices,
+            precision=hardware.precision,
         )
         torch.manual_seed(config.seed)
         self.rng = np.random.default_rng(config.seed)
@@ -130,7 +157,9 @@ class Trainer:
         joint = stages.world_model_steps if stages.mode == "joint" else 0
         self.optimizers: dict[str, Optimizer] = {}
         self._add_optimizer("world_model", [self.agent.world_model], config.world_model_optimizer, steps or joint)
-        self._add_optimizer("critics", [self.agent.critics, self.agent.reach], config.critic_optimizer, joint or stages.critic_steps)
+        self._add_optimizer(
+            "critics", [self.agent.critics, self.agent.reach], config.critic_optimizer, joint or stages.critic_steps
+        )
         self._add_optimizer("behaviour", [self.agent.behaviour], config.actor_optimizer, joint or stages.critic_steps)
         self._add_optimizer("offline", [self.agent.offline], config.actor_optimizer, joint or stages.actor_steps)
         self.model, adam = self.fabric.setup(self.agent.world_model, self.optimizers["world_model"].adam)
@@ -156,7 +185,9 @@ class Trainer:
         metrics["loss"] = loss.detach()
         self.carry = None
         if isinstance(self.sampler, StreamSampler):
-            self.carry = State(observed.states.deter[:, -1].detach().float(), observed.states.stoch[:, -1].detach().float())
+            self.carry = State(
+                observed.states.deter[:, -1].detach().float(), observed.states.stoch[:, -1].detach().float()
+            )
         self._last = (batch, observed)
         return metrics
 
@@ -173,7 +204,9 @@ class Trainer:
         config = self.config.critic
         ahead = reach_ahead = None
         if config.imagined_weight > 0:
-            features, action, reward, cost, reach = imagined_targets(self.agent, batch.features[: config.imagined_batch], policy)
+            features, action, reward, cost, reach = imagined_targets(
+                self.agent, batch.features[: config.imagined_batch], policy
+            )
             ahead, reach_ahead = (features, action, reward, cost), (features, action, reach)
         critic_loss, metrics = self.agent.critics(batch, ahead)
         reach_loss, reach_metrics = self.agent.reach(batch, reach_ahead)
@@ -188,7 +221,9 @@ class Trainer:
 
     def clone_step(self, batch: Transitions) -> Tensor:
         """One update of the behaviour policy; returns its loss."""
-        loss, _ = self.agent.extraction.loss(self.agent.behaviour, self.agent.critics, self.agent.reach, batch, kind="bc")
+        loss, _ = self.agent.extraction.loss(
+            self.agent.behaviour, self.agent.critics, self.agent.reach, batch, kind="bc"
+        )
         loss.backward()
         self.optimizers["behaviour"].step(self.step)
         return loss.detach()
@@ -200,7 +235,9 @@ class Trainer:
         loss, metrics = agent.extraction.loss(actor, agent.critics, agent.reach, batch)
         if config.imagined_cost:
             state, proprio = split_state(agent, batch.features[: config.imagined_batch])
-            cost = agent.extraction.imagined_cost(agent.world_model, actor, state, proprio, self.config.critic.cost_discount)
+            cost = agent.extraction.imagined_cost(
+                agent.world_model, actor, state, proprio, self.config.critic.cost_discount
+            )
             loss = loss + agent.extraction.lagrangian(cost)
             agent.extraction.lagrangian.update(cost.detach())
             metrics |= {"imagined_cost": cost.detach(), "multiplier": agent.extraction.lagrangian.multiplier.clone()}
@@ -221,7 +258,8 @@ class Trainer:
             follows = 1.0 - batch.is_first[:, 1:]
             # the action that led to t + 1 is the one taken at t
             parts = (
-                features[:, :-1], batch.previous_action[:, 1:], batch.cost[:, :-1], batch.reward[:, 1:], batch.cost[:, 1:],
+                features[:, :-1], batch.previous_action[:, 1:], batch.cost[:, :-1], batch.reward[:, 1:],
+                batch.cost[:, 1:],
                 features[:, 1:], 1.0 - batch.is_terminal[:, 1:], torch.ones_like(follows),
             )  # fmt: skip
             keep = follows.flatten() > 0
@@ -249,7 +287,12 @@ class Trainer:
 
     def _total(self) -> int:
         stages = self.config.stages
-        return {"world_model": stages.world_model_steps, "joint": stages.world_model_steps, "critics": stages.critic_steps, "actor": stages.actor_steps}[self.stage]
+        return {
+            "world_model": stages.world_model_steps,
+            "joint": stages.world_model_steps,
+            "critics": stages.critic_steps,
+            "actor": stages.actor_steps,
+        }[self.stage]
 
     def _enter(self) -> None:
         if self.stage in ("critics", "actor") and self.latents is None:
@@ -280,17 +323,39 @@ class Trainer:
                 metrics = self._take()
                 self.history.append(float(metrics["loss"]))
                 if not np.isfinite(self.history[-1]):
-                    raise UserError(f"{name} diverged at step {self.step}: the loss is {self.history[-1]}; lower the learning rate")
+                    raise UserError(
+                        f"{name} diverged at step {self.step}: the loss is {self.history[-1]}; lower the learning rate"
+                    )
                 self.step += 1
                 self.update += 1
                 if self.step % stages.log_every == 0 or self.step == total:
                     values = {k: float(v) for k, v in metrics.items()}
-                    values["rate"] = self.optimizers["world_model" if name == "joint" else {"actor": "offline"}.get(name, name)].rate(self.step)
+                    values["rate"] = self.optimizers[
+                        "world_model" if name == "joint" else {"actor": "offline"}.get(name, name)
+                    ].rate(self.step)
                     log.scalars(name, values, self.step)
-                    keys = [k for k in ("image", "proprio", "reward", "cost", "kl", "reach_state", "cost_q", "improvement", "bc") if k in values]
+                    keys = [
+                        k
+                        for k in (
+                            "image",
+                            "proprio",
+                            "reward",
+                            "cost",
+                            "kl",
+                            "reach_state",
+                            "cost_q",
+                            "improvement",
+                            "bc",
+                        )
+                        if k in values
+                    ]
                     shown.advance(0, " ".join([f"loss {values['loss']:.3g}", *(f"{k} {values[k]:.3g}" for k in keys)]))
                 shown.advance(1)
-                if name in ("world_model", "joint") and stages.probe_every and (self.step % stages.probe_every == 0 or self.step == total):
+                if (
+                    name in ("world_model", "joint")
+                    and stages.probe_every
+                    and (self.step % stages.probe_every == 0 or self.step == total)
+                ):
                     self._diagnose(log)
                 self.duration_s += time.monotonic() - began
                 if stopper.asked:
@@ -305,7 +370,9 @@ class Trainer:
         self.agent.world_model.eval()
         errors = diagnostics.probe_errors(self.agent.world_model, self.train, self.held_out)
         ahead = diagnostics.open_loop_errors(self.agent.world_model, self.held_out)
-        log.scalars("probe", {f"{k}_cm": v for k, v in errors.items()} | {f"mse_{k}": v for k, v in ahead.items()}, self.step)
+        log.scalars(
+            "probe", {f"{k}_cm": v for k, v in errors.items()} | {f"mse_{k}": v for k, v in ahead.items()}, self.step
+        )
         grid = diagnostics.open_loop_grid(self.agent.world_model, self.held_out)
         log.image("open_loop", grid, self.step)
         diagnostics.save_png(grid, self.folder / "open_loop.png")
@@ -318,7 +385,10 @@ class Trainer:
 
     def save(self) -> Path:
         """Write a checkpoint from which ``resume`` continues exactly."""
-        tensors: dict[str, Tensor] = {"random/torch": torch.get_rng_state(), "sampler/rows": torch.from_numpy(self.sampler.rows)}
+        tensors: dict[str, Tensor] = {
+            "random/torch": torch.get_rng_state(),
+            "sampler/rows": torch.from_numpy(self.sampler.rows),
+        }
         for name, optimizer in self.optimizers.items():
             tensors |= checkpoint.optimizer_tensors(name, optimizer.adam)
         if self.carry is not None:
@@ -336,7 +406,9 @@ class Trainer:
             return False
         saved = checkpoint.load(path)
         if saved.state["data"] != self.train.fingerprint():
-            raise checkpoint.CheckpointError(f"{path} was trained on other data; give the same dataset or start a new run")
+            raise checkpoint.CheckpointError(
+                f"{path} was trained on other data; give the same dataset or start a new run"
+            )
         missing = self.agent.load_weights(saved.weights, str(path))
         tensors = saved.optimizer
         for name, optimizer in self.optimizers.items():
@@ -386,6 +458,6 @@ def pretrain(
         console.print(f"continuing at {trainer.stage} step {trainer.step}")
     if until not in trainer.stages:
         raise UserError(f"unknown stage {until!r}; this run's stages: {', '.join(trainer.stages)}")
-    trainer.stages = trainer.stages[: trainer.stages.index(until)] + ("done",)
+    trainer.stages = (*trainer.stages[: trainer.stages.index(until)], "done")
     trainer.run()
     return trainer

@@ -13,7 +13,15 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 console = Console(stderr=True, highlight=False)
 
@@ -63,7 +71,12 @@ class Log:
         """Write ``prefix/name`` at ``step``."""
         for name, value in values.items():
             self.writer.add_scalar(f"{prefix}/{name}", value, step)
-        record = {"stage": prefix, "step": step, "time": round(time.time(), 1), **{k: float(v) for k, v in values.items()}}
+        record = {
+            "stage": prefix,
+            "step": step,
+            "time": round(time.time(), 1),
+            **{k: float(v) for k, v in values.items()},
+        }
         self.stream.write(json.dumps(record) + "\n")
         self.stream.flush()
 
@@ -97,12 +110,16 @@ class Bar:
         """``count`` more are done."""
         self.done += count
         if self.live is not None and self.task is not None:
-            self.live.update(self.task, completed=self.done, **({} if note is None else {"note": note}))
+            fields: dict[str, Any] = {} if note is None else {"note": note}
+            self.live.update(self.task, completed=self.done, **fields)
         elif not self.quiet and note is not None and time.monotonic() - self.last_line > 10.0:
             self.last_line = time.monotonic()
             pace = (self.last_line - self.started) / max(self.done - self.first, 1)
             left = pace * (self.total - self.done)
-            console.print(f"{self.name} {self.done}/{self.total}  {1e3 * pace:.0f} ms each  eta {left / 60:.1f} min  {note}", soft_wrap=True)
+            console.print(
+                f"{self.name} {self.done}/{self.total}  {1e3 * pace:.0f} ms each  eta {left / 60:.1f} min  {note}",
+                soft_wrap=True,
+            )
 
     def close(self) -> None:
         """Leave the terminal as it was."""

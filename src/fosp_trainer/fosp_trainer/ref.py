@@ -32,7 +32,7 @@ class Reachability(nn.Module):
         self.action_net = MLP(features + space.action, config.units, config.layers, 1)
         with torch.no_grad():  # start at a low probability rather than at 1/2 everywhere
             for net in (self.state_net, self.action_net):
-                net[-1].bias.fill_(-2.0)
+                nn.init.constant_(net[-1].bias, -2.0)  # type: ignore[arg-type]
         self.slow_net = freeze(copy.deepcopy(self.state_net))
 
     def probability(self, features: Tensor, action: Tensor | None = None) -> Tensor:

@@ -19,7 +19,9 @@ from fosp_trainer.nets import MLP, ImageNorm, TwoHot
 
 @dataclass
 class Batch:
-    """Aligned as DreamerV3: ``reward[t]`` and ``cost[t]`` were received on arriving at t, ``previous_action[t]`` led there."""
+    """Aligned as DreamerV3: ``reward[t]`` and ``cost[t]`` were received on arriving at t, ``previous_action[t]``
+    led there.
+    """
 
     image: Tensor  # (B, T, S, S, 3 * cameras) uint8
     proprio: Tensor  # (B, T, P) in metres
@@ -70,11 +72,16 @@ class Encoder(nn.Module):
     def __init__(self, space: SpaceConfig, config: WorldModelConfig) -> None:
         super().__init__()
         depth, size, stride = config.cnn_depth, space.image_size // config.stem_stride, config.stem_stride
-        layers: list[nn.Module] = [nn.Conv2d(space.channels, depth, 2 * stride, stride, stride // 2), ImageNorm(depth), nn.SiLU()]
+        layers: list[nn.Module] = [
+            nn.Conv2d(space.channels, depth, 2 * stride, stride, stride // 2),
+            ImageNorm(depth),
+            nn.SiLU(),
+        ]
         while size > 4:
             layers += [nn.Conv2d(depth, 2 * depth, 4, 2, 1), ImageNorm(2 * depth), nn.SiLU()]
             depth, size = 2 * depth, size // 2
-        self.image = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.image = nn.Sequential(*layers)
+        self.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.proprio = MLP(space.proprio, config.hidden // 2, 1, config.hidden // 2)
         self.outputs = depth * size * size + config.hidden // 2
 
@@ -99,7 +106,8 @@ class Decoder(nn.Module):
             layers += [nn.Conv2d(depth, 2 * depth, 3, 1, 1), nn.PixelShuffle(2), ImageNorm(depth // 2), nn.SiLU()]
             depth, size = depth // 2, size * 2
         layers += [nn.Conv2d(depth, space.channels * stem * stem, 3, 1, 1)]
-        self.image = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.image = nn.Sequential(*layers)
+        self.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.shuffle = nn.PixelShuffle(stem)
 
     def patches(self, state: Tensor) -> Tensor:
@@ -167,7 +175,9 @@ class RSSM(nn.Module):
         deter = self.recur(state, self.action_in(action))
         return State(deter, self.sample(self.log_probabilities(self.prior(deter)), noise))
 
-    def noise(self, *shape: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> Tensor:
+    def noise(
+        self, *shape: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
+    ) -> Tensor:
         """Gumbel noise (*shape, stoch, classes)."""
         uniform = torch.rand(*shape, self.config.stoch, self.config.classes, generator=generator, device=device)
         return -torch.log(-torch.log(uniform.clamp(1e-9, 1.0 - 1e-7)))
@@ -258,7 +268,8 @@ class WorldModel(nn.Module):
     ) -> Rollout:
         """Roll the prior forward from states (N, ...) under a policy(state, normalised proprio) or actions (N, H, A).
 
-        ``proprio`` (N, P) is the known normalised proprioception at the start (decoded when None); later ones are decoded.
+        ``proprio`` (N, P) is the known normalised proprioception at the start (decoded when None); later ones are
+        decoded.
         """
         if (policy is None) == (actions is None):
             raise ValueError("give either a policy or actions")
