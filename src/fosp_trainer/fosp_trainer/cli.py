@@ -88,7 +88,8 @@ def run_collect(command: Collect) -> None:
     collect = collector(command.collector)
     try:
         collect(
-            command.output, scene=command.scene, episodes=command.episodes, seed_index=command.seed_index, mix=command.mix,
+            command.output, scene=command.scene, episodes=command.episodes,
+            seed_index=command.seed_index, mix=command.mix,
             image_size=command.image_size, workers=command.workers, visual_randomization=command.visual_randomization,
             quiet=command.quiet,
         )  # fmt: skip

@@ -240,7 +240,8 @@ class ActorConfig:
 
     def __post_init__(self) -> None:
         _positive(
-            self, "units", "layers", "components", "min_std", "max_std", "weight_clip", "imagined_horizon", "imagined_batch",
+            self, "units", "layers", "components", "min_std", "max_std", "weight_clip", "imagined_horizon",
+            "imagined_batch",
             "penalty", "penalty_max",
         )  # fmt: skip
         _non_negative(

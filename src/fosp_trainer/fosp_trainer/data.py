@@ -116,7 +116,8 @@ def from_episodes(episodes: Iterable[Any]) -> Frames:
             rows[name].append(values)
         if rows["image"][-1].dtype != np.uint8 or rows["image"][-1].ndim != 4:
             raise DataError(
-                f"episode {number}: image must be uint8 (T + 1, S, S, channels), not {rows['image'][-1].dtype} {rows['image'][-1].shape}"
+                f"episode {number}: image must be uint8 (T + 1, S, S, channels), "
+                f"not {rows['image'][-1].dtype} {rows['image'][-1].shape}"
             )
         rows["tool"].append(_label(getattr(episode, "tool", None), (length, 3)))
         goal = _label(getattr(episode, "goal", None), (3,))
@@ -166,7 +167,8 @@ def read_dataset(source: str | Path) -> Frames:
             dataset = minari.MinariDataset(folder)
         elif path.exists():
             raise DataError(
-                f"{path} holds no Minari dataset (no main_data.hdf5 in it or its data/ folder); make one with `fosp-train collect`"
+                f"{path} holds no Minari dataset (no main_data.hdf5 in it or its data/ folder); "
+                "make one with `fosp-train collect`"
             )
         else:
             dataset = minari.load_dataset(str(source))

@@ -102,8 +102,8 @@ def imagined_targets(
     rollout = agent.world_model.imagine(
         state,
         config.imagined_horizon,
-        policy=lambda s, p: policy.sample(torch.cat([s.flat(), p], -1)),
-        proprio=proprio,  # type: ignore[operator]
+        policy=lambda s, p: policy.sample(torch.cat([s.flat(), p], -1)),  # type: ignore[operator]
+        proprio=proprio,
     )
     flat = rollout.states.flat()
     seen = torch.cat([flat, rollout.proprio], -1)  # (N, H + 1, F)
@@ -147,7 +147,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.rng = np.random.default_rng(config.seed)
         self.agent = Agent(config)
-        self.stages = STAGES if config.stages.mode == "staged" else JOINT_STAGES
+        self.stages: tuple[str, ...] = STAGES if config.stages.mode == "staged" else JOINT_STAGES
         self.stage, self.step, self.update = self.stages[0], 0, 0
         self.duration_s = 0.0
         self.history: list[float] = []
