@@ -1,0 +1,189 @@
+"""The policy node: newest frame in, one decision out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+from fosp_core.bundle import BundleError
+from fosp_core.images import ImageError
+from fosp_core.runtime import PolicyRuntime, StepOutput
+from fosp_core.selector import Selection, Selector
+from fosp_core.task import ACTION_LENGTH, BASE_FRAME
+from sensor_msgs.msg import Image
+
+from fosp_interfaces.msg import PolicyDecision, SafetyStatus
+from fosp_interfaces.srv import LoadModel
+from fosp_ros import names, qos, runner
+from fosp_ros.diagnostics import Diagnostics, Health, Level
+from fosp_ros.errors import ConfigurationError, MessageError
+from fosp_ros.frames import FrameReader, ModelFrame
+from fosp_ros.lifecycle import AUTOSTART, ManagedNode
+from fosp_ros.model import MODEL_PARAMETERS, open_model
+from fosp_ros.parameters import Parameter, Parameters
+from fosp_ros.stamps import from_nanoseconds, to_nanoseconds
+from fosp_ros.worker import NewestWorker
+
+PARAMETERS = (
+    AUTOSTART,
+    *MODEL_PARAMETERS,
+    Parameter(
+        "selection_mode",
+        "",
+        "How candidates are chosen; empty: as the bundle says.",
+        choices=("", "greedy", "sample", "offline", "online"),
+        read_only=True,
+    ),
+    Parameter("seed", 0, "Seed of sampled selection.", low=0, high=2**31 - 1, read_only=True),
+    Parameter(
+        "joint_tolerance_s", 0.05, "Largest gap between frame and joint state.", "s", 0.005, 0.5, read_only=True
+    ),
+)
+
+_REMEMBERED = 10
+
+
+class PolicyNode(ManagedNode):
+    """Wires filter and selector to their topics. Inference runs in a worker thread on the newest frame only."""
+
+    def __init__(self) -> None:
+        super().__init__(names.POLICY_NODE)
+        self._p = Parameters(self, PARAMETERS)
+        self._runtime: PolicyRuntime | None = None
+        self._selector: Selector | None = None
+        self._reader = FrameReader(self, self._p.float("joint_tolerance_s"))
+        self._approved: OrderedDict[int, tuple[float, ...]] = OrderedDict()
+        self._last_stamp_ns = 0
+        self._decisions = 0
+        self._publisher = self.create_publisher(PolicyDecision, names.POLICY_DECISION, qos.DECISION)
+        self._diagnostics = Diagnostics(self, self._health)
+        self._worker: NewestWorker[Image] = NewestWorker(self._work, self._on_error)
+        self.create_subscription(Image, names.CAMERA_IMAGE, self._on_image, qos.IMAGE)
+        self.create_subscription(SafetyStatus, names.SAFETY_STATUS, self._on_status, qos.STATUS)
+        self.create_service(LoadModel, names.POLICY_LOAD_MODEL, self._on_load)
+        if self._p.boolean("autostart"):
+            self.start()
+
+    def configure(self) -> None:
+        """Load the model."""
+        self._use(open_model(self._p, self._p.string("bundle")))
+
+    def cleanup(self) -> None:
+        """Forget the model."""
+        self._runtime = self._selector = None
+
+    def close(self) -> None:
+        """End the worker."""
+        self._worker.close()
+
+    def _use(self, runtime: PolicyRuntime) -> None:
+        settings = runtime.bundle.manifest.selector
+        mode: Any = self._p.string("selection_mode") or settings.mode
+        self._selector = Selector(
+            settings.kappa, settings.temperature, mode, settings.cost_limit, self._p.integer("seed")
+        )
+        self._runtime = runtime
+        self.get_logger().info(f"model {runtime.bundle.id} on {runtime.provider}, selection {mode}")
+
+    def _on_image(self, message: Image) -> None:
+        if self.is_active:
+            self._worker.submit(message)
+
+    def _on_status(self, message: SafetyStatus) -> None:
+        self._approved[to_nanoseconds(message.frame_stamp)] = tuple(message.approved_action)
+        while len(self._approved) > _REMEMBERED:
+            self._approved.popitem(last=False)
+
+    def _work(self, message: Image) -> None:
+        runtime, selector = self._runtime, self._selector
+        if runtime is None or selector is None:
+            return
+        try:
+            frame = self._reader.read(message, runtime.bundle.manifest.image_size)
+        except (ImageError, MessageError) as error:
+            if self._diagnostics.count("bad_frame", str(error)) == 1:
+                self.get_logger().warning(f"frame not used: {error}")
+            return
+        # What was really executed since the last frame; held or unknown counts as no motion.
+        executed = self._approved.get(self._last_stamp_ns) or (0.0,) * ACTION_LENGTH
+        self._last_stamp_ns = frame.stamp_ns
+        started = time.perf_counter()
+        output = runtime.step(frame.image, frame.tool, np.asarray(executed), frame.is_first)
+        elapsed_ms = (time.perf_counter() - started) * 1e3
+        if frame.running and self.is_active:
+            selection = selector.select(output)
+            self._publisher.publish(self._decision(frame, output, selection, selector, runtime.bundle.id, elapsed_ms))
+            self._decisions += 1
+
+    def _decision(
+        self,
+        frame: ModelFrame,
+        output: StepOutput,
+        selection: Selection,
+        selector: Selector,
+        model_id: str,
+        elapsed_ms: float,
+    ) -> PolicyDecision:
+        message = PolicyDecision(model_id=model_id, is_first=output.is_first, chosen=selection.chosen)
+        message.header.stamp = from_nanoseconds(frame.stamp_ns)
+        message.header.frame_id = BASE_FRAME
+        if frame.state is not None:
+            message.episode_id, message.step = frame.state.episode_id, frame.state.step
+        message.action = selection.action.tolist()
+        message.candidate_actions = output.candidate_actions.ravel().tolist()
+        message.probabilities = selection.probabilities.tolist()
+        message.q_reward = output.q_reward.tolist()
+        message.q_cost = output.q_cost.tolist()
+        message.violation_probability = output.violation_probability.tolist()
+        message.state_violation_probability = output.state_violation_probability
+        message.surprise = output.surprise
+        message.kappa, message.temperature = selector.kappa, selector.temperature
+        message.decided_at = self.get_clock().now().to_msg()
+        message.inference_ms = elapsed_ms
+        return message
+
+    def _on_load(self, request: LoadModel.Request, response: LoadModel.Response) -> LoadModel.Response:
+        current = self._runtime
+        response.model_id = current.bundle.id if current else ""
+        if self._reader.running:
+            response.message = "refused: an episode is running; models are changed at rest"
+            return response
+        try:
+            runtime = open_model(self._p, request.bundle)
+        except (BundleError, ConfigurationError) as error:
+            response.message = f"refused: {error}"
+            self.get_logger().error(f"model not loaded: {error}")
+            return response
+        self._worker.call(lambda: self._use(runtime))
+        response.success, response.message, response.model_id = True, "loaded", runtime.bundle.id
+        return response
+
+    def _on_error(self, error: Exception) -> None:
+        if self._diagnostics.count("internal_error", f"{type(error).__name__}: {error}") == 1:
+            self.get_logger().error(f"no decision: {type(error).__name__}: {error}")
+
+    def _health(self) -> Health:
+        runtime = self._runtime
+        values = {
+            "model_id": runtime.bundle.id if runtime else "",
+            "provider": runtime.provider if runtime else "",
+            "decisions": self._decisions,
+            "frames_replaced": self._worker.replaced if hasattr(self, "_worker") else 0,
+        }
+        if not self.is_active:
+            return Health(Level.WARN, "not active", values)
+        if self._diagnostics.counts.get("internal_error"):
+            return Health(Level.ERROR, "inference fails", values)
+        return Health(Level.OK, "deciding" if self._reader.running else "waiting for an episode", values)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of the executable ``policy_node``."""
+    return runner.run(PolicyNode, names.POLICY_NODE, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
