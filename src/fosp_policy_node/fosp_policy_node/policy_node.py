@@ -8,13 +8,13 @@ from collections import OrderedDict
 from typing import Any
 
 import numpy as np
+from sensor_msgs.msg import Image
+
 from fosp_core.bundle import BundleError
 from fosp_core.images import ImageError
 from fosp_core.runtime import PolicyRuntime, StepOutput
 from fosp_core.selector import Selection, Selector
 from fosp_core.task import ACTION_LENGTH, BASE_FRAME
-from sensor_msgs.msg import Image
-
 from fosp_interfaces.msg import PolicyDecision, SafetyStatus
 from fosp_interfaces.srv import LoadModel
 from fosp_ros import names, qos, runner
@@ -38,9 +38,7 @@ PARAMETERS = (
         read_only=True,
     ),
     Parameter("seed", 0, "Seed of sampled selection.", low=0, high=2**31 - 1, read_only=True),
-    Parameter(
-        "joint_tolerance_s", 0.05, "Largest gap between frame and joint state.", "s", 0.005, 0.5, read_only=True
-    ),
+    Parameter("joint_tolerance_s", 0.05, "Largest gap between frame and joint state.", "s", 0.005, 0.5, read_only=True),
 )
 
 _REMEMBERED = 10

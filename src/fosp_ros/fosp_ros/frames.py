@@ -5,14 +5,14 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
-import fosp_description
 import numpy as np
-from fosp_core.images import Image as RgbImage
-from fosp_core.images import crop_resize
 from numpy.typing import NDArray
 from rclpy.node import Node
 from sensor_msgs.msg import Image, JointState
 
+import fosp_description
+from fosp_core.images import Image as RgbImage
+from fosp_core.images import crop_resize
 from fosp_interfaces.msg import TaskState
 from fosp_ros import names, qos
 from fosp_ros.images import from_message

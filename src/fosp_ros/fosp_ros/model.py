@@ -6,7 +6,6 @@ from pathlib import Path
 
 from fosp_core.bundle import load_bundle, newest, resolve
 from fosp_core.runtime import PolicyRuntime
-
 from fosp_ros.errors import ConfigurationError
 from fosp_ros.parameters import Parameter, Parameters
 

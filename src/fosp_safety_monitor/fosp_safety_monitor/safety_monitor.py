@@ -1,0 +1,349 @@
+"""The safety monitor: nothing reaches the arm but through here. The rules are ``fosp_core.safety``."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from geometry_msgs.msg import TwistStamped
+from sensor_msgs.msg import Image
+from std_srvs.srv import Trigger
+
+from fosp_core import safety
+from fosp_core.bundle import BundleError
+from fosp_core.images import ImageError
+from fosp_core.runtime import PolicyRuntime
+from fosp_core.safety import Judged, Limits, MonitorState, Now, Reason, SafetyState, Verdict
+from fosp_core.task import ACTION_LENGTH, COMMAND_HZ, action_to_twist
+from fosp_interfaces.msg import PolicyDecision, SafetyStatus
+from fosp_interfaces.srv import LoadModel
+from fosp_ros import names, qos, runner
+from fosp_ros.diagnostics import Diagnostics, Health, Level
+from fosp_ros.errors import ConfigurationError, MessageError
+from fosp_ros.frames import FrameReader
+from fosp_ros.lifecycle import AUTOSTART, ManagedNode
+from fosp_ros.loop import SteadyLoop
+from fosp_ros.messages import twist
+from fosp_ros.model import MODEL_PARAMETERS, open_model
+from fosp_ros.parameters import Parameter, Parameters
+from fosp_ros.stamps import from_nanoseconds, to_nanoseconds
+from fosp_ros.worker import NewestWorker
+
+_DEFAULTS = Limits()
+
+
+def _limit(name: str, description: str, unit: str, low: float, high: float) -> Parameter:
+    return Parameter(name, getattr(_DEFAULTS, name), description, unit, low, high, read_only=True)
+
+
+PARAMETERS = (
+    AUTOSTART,
+    *MODEL_PARAMETERS,
+    _limit("frame_age_s", "Oldest camera frame that may move the arm.", "s", 0.05, 1.0),
+    _limit("decision_age_s", "Oldest decision that may move the arm.", "s", 0.05, 0.5),
+    _limit("joint_age_s", "Largest gap between frame and joint state.", "s", 0.01, 0.5),
+    _limit("frozen_travel_m", "Tool travel without any change of the image that counts as frozen.", "m", 0.01, 0.2),
+    _limit("healthy_s", "Healthy input that a reset needs.", "s", 0.5, 10.0),
+    _limit("caution_scale", "Factor on the action while the risk is raised.", "", 0.05, 1.0),
+    Parameter(
+        "surprise_frames", _DEFAULTS.surprise_frames, "Frames above the bound that halt.", "", 1, 50, read_only=True
+    ),
+)
+
+STATUS_PERIOD_S = 0.5
+
+
+class SafetyMonitor(ManagedNode):
+    """Wires the rules to their topics.
+
+    Filter and judgement run in a worker thread; the command stream has a thread of its own on the monotonic clock, so
+    that it goes on, with zeros, whatever else stops.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(names.SAFETY_MONITOR)
+        self._p = p = Parameters(self, PARAMETERS)
+        try:
+            self._limits = Limits(
+                frame_age_s=p.float("frame_age_s"),
+                decision_age_s=p.float("decision_age_s"),
+                joint_age_s=p.float("joint_age_s"),
+                frozen_travel_m=p.float("frozen_travel_m"),
+                healthy_s=p.float("healthy_s"),
+                caution_scale=p.float("caution_scale"),
+                surprise_frames=p.integer("surprise_frames"),
+            )
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
+        self._lock = threading.Lock()  # guards what follows
+        self._state = MonitorState(state=SafetyState.INACTIVE)
+        self._judged = Judged(Verdict.NONE)
+        self._decision: PolicyDecision | None = None
+        self._shown: tuple[SafetyState, tuple[Reason, ...]] = (SafetyState.INACTIVE, ())
+        self._shown_at = -math.inf
+        self._approved_stamp_ns = 0
+
+        self._runtime: PolicyRuntime | None = None
+        self._waiting: PolicyDecision | None = None  # for a frame that the worker has not seen yet
+        self._frame_stamp_ns = -1
+        self._reader = FrameReader(self, self._limits.joint_age_s)
+        self._commands = self.create_publisher(TwistStamped, names.ARM_COMMAND, qos.COMMAND)
+        self._statuses = self.create_publisher(SafetyStatus, names.SAFETY_STATUS, qos.STATUS)
+        self._diagnostics = Diagnostics(self, self._health)
+        self._worker: NewestWorker[Image] = NewestWorker(self._on_frame, self._on_error)
+        self.create_subscription(Image, names.CAMERA_IMAGE, self._on_image, qos.IMAGE)
+        self.create_subscription(PolicyDecision, names.POLICY_DECISION, self._on_decision, qos.DECISION)
+        self.create_service(Trigger, names.SAFETY_HALT, self._on_halt)
+        self.create_service(Trigger, names.SAFETY_RESET, self._on_reset)
+        self.create_service(LoadModel, names.SAFETY_LOAD_MODEL, self._on_load)
+        self._loop = SteadyLoop(1.0 / COMMAND_HZ, self._stream, self._on_error, name="command stream")
+        self._loop.start()
+        if p.boolean("autostart"):
+            self.start()
+
+    def configure(self) -> None:
+        """Load the model."""
+        self._use(open_model(self._p, self._p.string("bundle")))
+
+    def activate(self) -> None:
+        """Begin to consent, from a state that remembers nothing."""
+        with self._lock:
+            self._state = MonitorState()
+
+    def deactivate(self) -> None:
+        """Cease to consent; the arm holds."""
+        with self._lock:
+            self._state = MonitorState(state=SafetyState.INACTIVE, halt_reasons=(Reason.DEACTIVATED,))
+        self._stream()
+
+    def cleanup(self) -> None:
+        """Forget the model."""
+        self._runtime = None
+
+    def close(self) -> None:
+        """Tell the arm to hold, and end."""
+        self._loop.close()
+        self._worker.close()
+        self._commands.publish(self._command((0.0,) * ACTION_LENGTH))
+
+    # -- input ------------------------------------------------------------------------------------------------
+
+    def _on_image(self, message: Image) -> None:
+        if self.is_active:
+            self._worker.submit(message)
+
+    def _on_decision(self, message: PolicyDecision) -> None:
+        if self.is_active:
+            self._worker.call(lambda: self._take_decision(message))
+
+    def _on_frame(self, message: Image) -> None:
+        runtime = self._runtime
+        if runtime is None:
+            return
+        try:
+            frame = self._reader.read(message, runtime.bundle.manifest.image_size)
+        except (ImageError, MessageError) as error:
+            reason = Reason.BAD_IMAGE if isinstance(error, ImageError) else Reason.STALE_JOINTS
+            self._diagnostics.count(reason.name.lower(), str(error))
+            with self._lock:
+                self._state = safety.reject_frame(self._state, self._limits, reason, self._now())
+            return
+        with self._lock:
+            executed = self._state.approved
+        output = runtime.step(frame.image, frame.tool, np.asarray(executed), frame.is_first)
+        self._frame_stamp_ns = frame.stamp_ns
+        seen = safety.Frame(
+            stamp=frame.stamp_ns * 1e-9,
+            digest=frame.digest,
+            tool=tuple(float(v) for v in frame.tool),
+            # The reader refuses a frame without a joint state near its stamp.
+            joint_age_s=0.0,
+            surprise=output.surprise,
+            violation_probability=output.state_violation_probability,
+            # Between episodes nobody acts on the frames, and a scene that is laid out anew is no surprise.
+            is_first=output.is_first or not frame.running,
+        )
+        with self._lock:
+            self._state = safety.observe_frame(
+                self._state, self._limits, runtime.bundle.manifest.thresholds, seen, self._now()
+            )
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            self._take_decision(waiting)
+
+    def _take_decision(self, message: PolicyDecision) -> None:
+        stamp_ns = to_nanoseconds(message.header.stamp)
+        if stamp_ns > self._frame_stamp_ns and self._waiting is None:
+            self._waiting = message
+            return
+        runtime = self._runtime
+        if runtime is None:
+            return
+        action = tuple(float(v) for v in message.action)
+        flat = [float(v) for v in message.candidate_actions]
+        candidates = tuple(tuple(flat[i : i + ACTION_LENGTH]) for i in range(0, len(flat), ACTION_LENGTH))
+        options = (action, *candidates)
+        assessment = None
+        if stamp_ns == self._frame_stamp_ns and all(
+            len(o) == ACTION_LENGTH and all(map(math.isfinite, o)) for o in options
+        ):
+            judgement = runtime.judge(np.asarray(options))
+            assessment = safety.Assessment(
+                tuple(float(v) for v in judgement.worst), tuple(float(v) for v in judgement.q_cost)
+            )
+        decision = safety.Decision(stamp_ns * 1e-9, to_nanoseconds(message.decided_at) * 1e-9, action, candidates)
+        with self._lock:
+            self._state, self._judged = safety.judge_decision(
+                self._state, self._limits, runtime.bundle.manifest.thresholds, decision, assessment, self._now()
+            )
+            self._decision = message
+            self._approved_stamp_ns = stamp_ns
+        self._stream(judged=True)
+
+    # -- output -----------------------------------------------------------------------------------------------
+
+    def _stream(self, judged: bool = False) -> None:
+        with self._lock:
+            self._state, command = safety.tick(self._state, self._limits, self._now())
+            state = self._state
+            message = self._command(command.action, self._approved_stamp_ns if command.moves else None)
+            self._commands.publish(message)
+            shown = (state.state, command.reasons)
+            changed = shown != self._shown
+            due = time.monotonic() - self._shown_at >= STATUS_PERIOD_S
+            if judged or changed or due:
+                self._statuses.publish(self._status(command.reasons, judged))
+                self._shown, self._shown_at = shown, time.monotonic()
+        if changed:
+            self._log(state, command.reasons)
+
+    def _command(self, action: tuple[float, ...], stamp_ns: int | None = None) -> TwistStamped:
+        message = twist(action_to_twist(np.asarray(action)))
+        now = self.get_clock().now().to_msg()
+        message.header.stamp = now if stamp_ns is None else from_nanoseconds(stamp_ns)
+        return message
+
+    def _status(self, reasons: tuple[Reason, ...], judged: bool) -> SafetyStatus:
+        state, frame, decision = self._state, self._state.frame, self._decision
+        now = self._now()
+        message = SafetyStatus(state=int(state.state), verdict=int(self._judged.verdict if judged else Verdict.NONE))
+        message.header.stamp = self.get_clock().now().to_msg()
+        reasons = tuple(dict.fromkeys((*reasons, *(self._judged.reasons if judged else ()))))
+        message.reasons = [int(r) for r in reasons]
+        message.reason_names = [r.name.lower() for r in reasons]
+        message.text = "; ".join(r.text for r in reasons) or "the arm may move"
+        nan = math.nan
+        message.violation_probability = message.lookahead_probability = nan
+        message.decision_age_s = now.stamp - state.decided_at if math.isfinite(state.decided_at) else nan
+        if judged and decision is not None:
+            message.frame_stamp = decision.header.stamp
+            message.proposed_action = decision.action
+            message.approved_action = list(self._judged.action)
+            message.violation_probability = message.lookahead_probability = self._judged.violation_probability
+        message.frame_age_s = now.stamp - frame.stamp if frame else nan
+        message.surprise = frame.surprise if frame else nan
+        message.caution_threshold = message.halt_threshold = message.surprise_bound = nan
+        if self._runtime is not None:
+            manifest = self._runtime.bundle.manifest
+            message.caution_threshold = manifest.thresholds.caution
+            message.halt_threshold = manifest.thresholds.halt
+            message.surprise_bound = manifest.thresholds.surprise
+            message.model_id = manifest.id
+        message.halt_count = state.halt_count
+        return message
+
+    def _log(self, state: MonitorState, reasons: tuple[Reason, ...]) -> None:
+        text = "; ".join(r.text for r in reasons) or "the arm may move"
+        if state.state is SafetyState.HALTED:
+            self.get_logger().error(f"HALTED: {text}")
+        else:
+            self.get_logger().debug(f"{state.state.name}: {text}")
+
+    # -- operator ---------------------------------------------------------------------------------------------
+
+    def _on_halt(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        with self._lock:
+            self._state = safety.halt(self._state, Reason.OPERATOR)
+        self._stream()
+        response.success, response.message = True, "halted"
+        return response
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._others_command():
+            response.message = f"refused: {Reason.SECOND_PUBLISHER.text}"
+            return response
+        with self._lock:
+            self._state, response.success, response.message = safety.reset(self._state, self._limits, self._now())
+        self._stream()
+        return response
+
+    def _on_load(self, request: LoadModel.Request, response: LoadModel.Response) -> LoadModel.Response:
+        current = self._runtime
+        response.model_id = current.bundle.id if current else ""
+        with self._lock:
+            moving = any(self._state.approved)
+        if moving or self._reader.running:
+            response.message = "refused: an episode is running; models are changed at rest"
+            return response
+        try:
+            runtime = open_model(self._p, request.bundle)
+        except (BundleError, ConfigurationError) as error:
+            response.message = f"refused: {error}"
+            self.get_logger().error(f"model not loaded: {error}")
+            return response
+        self._worker.call(lambda: self._use(runtime))
+        response.success, response.message, response.model_id = True, "loaded", runtime.bundle.id
+        return response
+
+    def _use(self, runtime: PolicyRuntime) -> None:
+        self._runtime = runtime
+        with self._lock:
+            # The new model has seen no frame yet, so nothing it says of the past counts.
+            self._state = replace(self._state, healthy_since=math.inf)
+        self.get_logger().info(f"model {runtime.bundle.id} on {runtime.provider}")
+
+    # -- faults -----------------------------------------------------------------------------------------------
+
+    def _others_command(self) -> bool:
+        return self.count_publishers(names.ARM_COMMAND) > 1
+
+    def _on_error(self, error: Exception) -> None:
+        with self._lock:
+            self._state = safety.halt(self._state, Reason.INTERNAL_ERROR)
+        if self._diagnostics.count("internal_error", f"{type(error).__name__}: {error}") == 1:
+            self.get_logger().error(f"halted by an internal error: {type(error).__name__}: {error}")
+
+    def _now(self) -> Now:
+        return Now(self.get_clock().now().nanoseconds * 1e-9, time.monotonic())
+
+    def _health(self) -> Health:
+        # Once a second: looking for others who command the arm costs a graph query.
+        if self.is_active and self._others_command():
+            self._guarded(lambda s: s if s.state is SafetyState.HALTED else safety.halt(s, Reason.SECOND_PUBLISHER))
+        with self._lock:
+            state = self._state
+        values = {"halts": state.halt_count, "late_steps": self._loop.late_steps if hasattr(self, "_loop") else 0}
+        if not self.is_active:
+            return Health(Level.WARN, "not active", values)
+        if state.state is SafetyState.HALTED:
+            return Health(Level.ERROR, "; ".join(r.text for r in state.halt_reasons), values)
+        level = Level.WARN if state.state is SafetyState.CAUTION else Level.OK
+        return Health(level, state.state.name.lower(), values)
+
+    def _guarded(self, change: Callable[[MonitorState], MonitorState]) -> None:
+        with self._lock:
+            self._state = change(self._state)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of the executable ``safety_monitor``."""
+    return runner.run(SafetyMonitor, names.SAFETY_MONITOR, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
