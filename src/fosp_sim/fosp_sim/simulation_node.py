@@ -98,6 +98,9 @@ class SimulationNode(Node):
         targets = self._newest_targets()
         drawn: tuple[FrameState, NDArray[np.uint8], Intrinsics, NDArray[np.uint8] | None] | None = None
         with self._lock:
+            if self._ticks == 0:
+                # Growing the drawing buffer takes long; better now than in the middle of an episode.
+                self._world.render(*OVERVIEW_SIZE)
             self._session.tick(targets)
             self._ticks += 1
             self._simulated_ns += self._tick_ns
