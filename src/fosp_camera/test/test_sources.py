@@ -43,7 +43,9 @@ def test_folder_goes_by_name(tmp_path: Path) -> None:
     for i in (2, 0, 1):
         cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((8, 8, 3), 10 * i, np.uint8))
     source = open_source(str(tmp_path), loop=False)
-    assert [int(p[0, 0, 0]) for p in iter(source.read, None) if p is not None] == [0, 10, 20]
+    pictures = [source.read() for _ in range(4)]
+    assert [int(p[0, 0, 0]) for p in pictures[:3] if p is not None] == [0, 10, 20]
+    assert pictures[3] is None
 
 
 @pytest.mark.parametrize(
