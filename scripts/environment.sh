@@ -102,22 +102,23 @@ make_venv() {
 
 # A sourced ROS 2 is compiled against the system's numpy, and OpenCV comes with it: both stay, the rest has to fit.
 write_lists() { # FOLDER
-  local list numpy replaced='numpy|opencv-python-headless'
+  local list numpy pins others names
   if [[ $ROS_SOURCE == wheels ]]; then
     cp "$REQUIREMENTS"/{base,train,dev,constraints}.txt "$1"
     return
   fi
   numpy=$("$VENV/bin/python" -c 'import numpy; print(numpy.__version__)')
-  [[ $numpy != 1.* ]] || replaced+=$(sed -n 's/^\([A-Za-z0-9_.-]*\)==.*/|\1/p' "$REQUIREMENTS/numpy1.txt" | tr -d '\n')
-  for list in base train dev constraints; do
-    grep -viE "^($replaced)==" "$REQUIREMENTS/$list.txt" >"$1/$list.txt"
-  done
-  printf 'numpy==%s\n' "$numpy" >>"$1/constraints.txt"
+  pins="numpy==$numpy"
   if [[ $numpy == 1.* ]]; then
-    cat "$REQUIREMENTS/numpy1.txt" >>"$1/constraints.txt"
-    # What was asked for by name still is.
-    grep -vE '^#' "$REQUIREMENTS/numpy1.txt" | grep -E "^($(sed -n 's/==.*//p' "$REQUIREMENTS/base.txt" | tr '\n' '|')-)==" >>"$1/base.txt"
+    others=$(grep -v '^#' "$REQUIREMENTS/numpy1.txt")
+    pins+=$'\n'$others
   fi
+  names=$(cut -d= -f1 <<<"$pins" | paste -sd '|')
+  for list in base train dev; do
+    sed -E -e '/^opencv-python-headless==/d' -e "s/^($names)==.*/\1/" "$REQUIREMENTS/$list.txt" >"$1/$list.txt"
+  done
+  grep -vE "^($names|opencv-python-headless)==" "$REQUIREMENTS/constraints.txt" >"$1/constraints.txt"
+  printf '%s\n' "$pins" >>"$1/constraints.txt"
 }
 
 install_lists() { # LIST...

@@ -40,6 +40,11 @@ class GraphUnderTest:
         return self.client.run_episodes(asked, lambda feedback: None, lambda: None)
 
 
+def exited(up: Any, run: Any) -> bool:
+    """Whether the graph or a node of it has ended."""
+    return up.process.poll() is not None or any(state["returncode"] for state in run.processes().values())
+
+
 @pytest.fixture
 def graph(
     start: Callable[..., Any], models: Path, tmp_path: Path, run_folder: Any, eventually: Any, request: Any
@@ -59,8 +64,8 @@ def graph(
     sim = options[options.index("--sim") + 1] if "--sim" in options else "mujoco"
     services = nodes.services(nodes.Arguments(sim=sim))
     with GraphClient() as client:
-        eventually(lambda: up.process.poll() is not None or not client.missing(services), "the graph")
-        assert up.process.poll() is None, up.output
+        eventually(lambda: exited(up, run_folder) or not client.missing(services), "the graph")
+        assert not exited(up, run_folder), up.output
         yield GraphUnderTest(client, run_folder, eventually)
         assert "Traceback" not in run_folder.logs()
     assert up.stop(signal.SIGINT) == 0

@@ -86,7 +86,7 @@ def test_silence_holds_the_measured_position_within_the_timeout():
     for _ in range(10):
         rig.tick(FORWARD)
     last_command = rig.now
-    rig.measured = [*START, 0.004, 0.001, 0.0]
+    rig.measured = START + np.array([0.004, 0.001, 0.0])
     outputs = [rig.tick() for _ in range(12)]
     first_hold = next(i for i, output in enumerate(outputs) if output.mode is Mode.HOLDING)
     assert (first_hold + 1) * PERIOD <= rig.settings.command_timeout_s + PERIOD + 1e-9
@@ -233,6 +233,6 @@ def test_drift_during_a_hold_is_seen():
     rig.tick(np.zeros(3))
     assert rig.controller.hold_drift_m() == pytest.approx(0.0)
     for _ in range(10):
-        rig.measured = [*rig.measured, 0.005, 0, 0]
+        rig.measured = rig.measured + np.array([0.005, 0, 0])
         rig.tick(np.zeros(3))
     assert rig.controller.hold_drift_m() == pytest.approx(0.05)

@@ -73,4 +73,4 @@ class FrameReader:
         tool = self._tools.at(stamp_ns)
         state = self.tasks.of_frame(stamp_ns, TASK_WAIT_S)
         is_first = state is not None and self._episodes.is_first(state)
-        return ModelFrame(stamp_ns, image, zlib.crc32(image), tool, state, is_first)
+        return ModelFrame(stamp_ns, image, zlib.crc32(image.tobytes()), tool, state, is_first)
