@@ -27,7 +27,7 @@ ALLOWED = {
     "fosp_interfaces": set[str](),
     "fosp_description": set[str](),
     "fosp_core": set[str](),
-    "fosp_ros": {"fosp_core", "fosp_interfaces"},
+    "fosp_ros": {"fosp_core", "fosp_description", "fosp_interfaces"},
     "fosp_bringup": set(NAMES),
 }
 """Packages that a package may import; a part of the graph (what is not named here) may import the shared ones."""

@@ -18,7 +18,11 @@ setup(
     license="Apache-2.0",
     extras_require={"test": ["pytest"]},
     entry_points={
-        "console_scripts": ["simulation_node = fosp_sim.simulation_node:main"],
+        "console_scripts": [
+            "simulation_node = fosp_sim.simulation_node:main",
+            "fosp-collect = fosp_sim.collect:main",
+        ],
+        "fosp.collectors": ["safereach = fosp_sim.collect:collect"],
         "gymnasium.envs": ["__root__ = fosp_sim.registration:register"],
     },
 )

@@ -35,8 +35,9 @@ PARAMETERS = (
         "",
         "How candidates are chosen; empty: as the bundle says.",
         choices=("", "greedy", "sample", "offline", "online"),
-        read_only=True,
     ),
+    Parameter("kappa", -1.0, "Weight of the cost value in the selection; negative: as the bundle says.", "", -1.0, 1e3),
+    Parameter("temperature", 0.0, "Temperature of the selection; 0: as the bundle says.", "", 0.0, 1e3),
     Parameter("seed", 0, "Seed of sampled selection.", low=0, high=2**31 - 1, read_only=True),
     Parameter("joint_tolerance_s", 0.05, "Largest gap between frame and joint state.", "s", 0.005, 0.5, read_only=True),
 )
@@ -52,13 +53,15 @@ class PolicyNode(ManagedNode):
         self._p = Parameters(self, PARAMETERS)
         self._runtime: PolicyRuntime | None = None
         self._selector: Selector | None = None
+        self._selection = ("", -1.0, 0.0)
         self._reader = FrameReader(self, self._p.float("joint_tolerance_s"))
         self._approved: OrderedDict[int, tuple[float, ...]] = OrderedDict()
         self._last_stamp_ns = 0
         self._decisions = 0
+        self._fault = ""
         self._publisher = self.create_publisher(PolicyDecision, names.POLICY_DECISION, qos.DECISION)
-        self._diagnostics = Diagnostics(self, self._health)
         self._worker: NewestWorker[Image] = NewestWorker(self._work, self._on_error)
+        self._diagnostics = Diagnostics(self, self._health)
         self.create_subscription(Image, names.CAMERA_IMAGE, self._on_image, qos.IMAGE)
         self.create_subscription(SafetyStatus, names.SAFETY_STATUS, self._on_status, qos.STATUS)
         self.create_service(LoadModel, names.POLICY_LOAD_MODEL, self._on_load)
@@ -67,24 +70,49 @@ class PolicyNode(ManagedNode):
 
     def configure(self) -> None:
         """Load the model."""
-        self._use(open_model(self._p, self._p.string("bundle")))
+        runtime = open_model(self._p, self._p.string("bundle"))
+        self._worker.call(lambda: self._use(runtime))
+
+    def activate(self) -> None:
+        """Begin to decide, with a filter that remembers nothing."""
+        self._worker.call(self._forget)
 
     def cleanup(self) -> None:
-        """Forget the model."""
-        self._runtime = self._selector = None
+        """Let go of the model."""
+        self._worker.call(self._drop)
 
     def close(self) -> None:
         """End the worker."""
         self._worker.close()
 
+    # Runtime and selector belong to the worker's thread.
+
     def _use(self, runtime: PolicyRuntime) -> None:
+        self._runtime, self._selector = runtime, self._make_selector(runtime)
+        self.get_logger().info(f"model {runtime.bundle.id} on {runtime.provider}, selection {self._selector.mode}")
+
+    def _forget(self) -> None:
+        if self._runtime is not None:
+            self._runtime.reset()
+
+    def _drop(self) -> None:
+        self._runtime = self._selector = None
+
+    def _make_selector(self, runtime: PolicyRuntime) -> Selector:
         settings = runtime.bundle.manifest.selector
+        kappa, temperature = self._p.float("kappa"), self._p.float("temperature")
         mode: Any = self._p.string("selection_mode") or settings.mode
-        self._selector = Selector(
-            settings.kappa, settings.temperature, mode, settings.cost_limit, self._p.integer("seed")
+        self._selection = self._selection_parameters()
+        return Selector(
+            settings.kappa if kappa < 0.0 else kappa,
+            settings.temperature if temperature == 0.0 else temperature,
+            mode,
+            settings.cost_limit,
+            self._p.integer("seed"),
         )
-        self._runtime = runtime
-        self.get_logger().info(f"model {runtime.bundle.id} on {runtime.provider}, selection {mode}")
+
+    def _selection_parameters(self) -> tuple[str, float, float]:
+        return self._p.string("selection_mode"), self._p.float("kappa"), self._p.float("temperature")
 
     def _on_image(self, message: Image) -> None:
         if self.is_active:
@@ -102,8 +130,11 @@ class PolicyNode(ManagedNode):
         try:
             frame = self._reader.read(message, runtime.bundle.manifest.image_size)
         except (ImageError, MessageError) as error:
-            if self._diagnostics.count("bad_frame", str(error)) == 1:
-                self.get_logger().warning(f"frame not used: {error}")
+            kind = "bad_image" if isinstance(error, ImageError) else "no_joint_states"
+            self._diagnostics.count(kind, str(error))
+            if self._fault != kind:
+                self.get_logger().warning(f"no decision: {error}")
+            self._fault = kind
             return
         # What was really executed since the last frame; held or unknown counts as no motion.
         executed = self._approved.get(self._last_stamp_ns) or (0.0,) * ACTION_LENGTH
@@ -112,9 +143,12 @@ class PolicyNode(ManagedNode):
         output = runtime.step(frame.image, frame.tool, np.asarray(executed), frame.is_first)
         elapsed_ms = (time.perf_counter() - started) * 1e3
         if frame.running and self.is_active:
+            if self._selection != self._selection_parameters():
+                selector = self._selector = self._make_selector(runtime)
             selection = selector.select(output)
             self._publisher.publish(self._decision(frame, output, selection, selector, runtime.bundle.id, elapsed_ms))
             self._decisions += 1
+        self._fault = ""
 
     def _decision(
         self,
@@ -146,6 +180,9 @@ class PolicyNode(ManagedNode):
     def _on_load(self, request: LoadModel.Request, response: LoadModel.Response) -> LoadModel.Response:
         current = self._runtime
         response.model_id = current.bundle.id if current else ""
+        if not self.is_configured:
+            response.message = "refused: the node is not configured"
+            return response
         if self._reader.running:
             response.message = "refused: an episode is running; models are changed at rest"
             return response
@@ -160,21 +197,23 @@ class PolicyNode(ManagedNode):
         return response
 
     def _on_error(self, error: Exception) -> None:
-        if self._diagnostics.count("internal_error", f"{type(error).__name__}: {error}") == 1:
+        self._diagnostics.count("internal_error", f"{type(error).__name__}: {error}")
+        if self._fault != "internal_error":
             self.get_logger().error(f"no decision: {type(error).__name__}: {error}")
+        self._fault = "internal_error"
 
     def _health(self) -> Health:
-        runtime = self._runtime
+        runtime, fault = self._runtime, self._fault
         values = {
             "model_id": runtime.bundle.id if runtime else "",
             "provider": runtime.provider if runtime else "",
             "decisions": self._decisions,
-            "frames_replaced": self._worker.replaced if hasattr(self, "_worker") else 0,
+            "frames_replaced": self._worker.replaced,
         }
         if not self.is_active:
             return Health(Level.WARN, "not active", values)
-        if self._diagnostics.counts.get("internal_error"):
-            return Health(Level.ERROR, "inference fails", values)
+        if fault:
+            return Health(Level.ERROR, f"no decision: {fault.replace('_', ' ')}", values)
         return Health(Level.OK, "deciding" if self._reader.running else "waiting for an episode", values)
 
 

@@ -43,6 +43,11 @@ class ManagedNode(LifecycleNode):
         """Whether the node is in the state ``active``."""
         return bool(self._state_machine.current_state[0] == State.PRIMARY_STATE_ACTIVE)
 
+    @property
+    def is_configured(self) -> bool:
+        """Whether the node has configured itself: it is inactive or active."""
+        return self._state_machine.current_state[0] in (State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE)
+
     def start(self) -> None:
         """Configure and activate; raises ``ConfigurationError`` with the reason when the node refuses."""
         for trigger in (self.trigger_configure, self.trigger_activate):

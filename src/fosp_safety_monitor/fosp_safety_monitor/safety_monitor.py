@@ -6,8 +6,8 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import TwistStamped
@@ -47,7 +47,10 @@ PARAMETERS = (
     _limit("frame_age_s", "Oldest camera frame that may move the arm.", "s", 0.05, 1.0),
     _limit("decision_age_s", "Oldest decision that may move the arm.", "s", 0.05, 0.5),
     _limit("joint_age_s", "Largest gap between frame and joint state.", "s", 0.01, 0.5),
+    _limit("future_s", "How far a stamp may lie ahead of the clock.", "s", 0.001, 0.2),
     _limit("frozen_travel_m", "Tool travel without any change of the image that counts as frozen.", "m", 0.01, 0.2),
+    _limit("outside_tolerance_m", "How far the tool may stray outside of the workspace.", "m", 0.005, 0.2),
+    _limit("motion_memory_s", "Time after a motion in which lost input halts and does not only hold.", "s", 0.1, 5.0),
     _limit("healthy_s", "Healthy input that a reset needs.", "s", 0.5, 10.0),
     _limit("caution_scale", "Factor on the action while the risk is raised.", "", 0.05, 1.0),
     Parameter(
@@ -55,7 +58,21 @@ PARAMETERS = (
     ),
 )
 
+_LIMIT_NAMES = (
+    "frame_age_s",
+    "decision_age_s",
+    "joint_age_s",
+    "future_s",
+    "frozen_travel_m",
+    "outside_tolerance_m",
+    "motion_memory_s",
+    "healthy_s",
+    "caution_scale",
+)
+
 STATUS_PERIOD_S = 0.5
+PUBLISHER_CHECK_PERIOD_S = 0.2
+CANDIDATES = 2
 
 
 class SafetyMonitor(ManagedNode):
@@ -69,24 +86,20 @@ class SafetyMonitor(ManagedNode):
         super().__init__(names.SAFETY_MONITOR)
         self._p = p = Parameters(self, PARAMETERS)
         try:
-            self._limits = Limits(
-                frame_age_s=p.float("frame_age_s"),
-                decision_age_s=p.float("decision_age_s"),
-                joint_age_s=p.float("joint_age_s"),
-                frozen_travel_m=p.float("frozen_travel_m"),
-                healthy_s=p.float("healthy_s"),
-                caution_scale=p.float("caution_scale"),
-                surprise_frames=p.integer("surprise_frames"),
-            )
+            values: dict[str, Any] = {name: p.float(name) for name in _LIMIT_NAMES}
+            self._limits = Limits(surprise_frames=p.integer("surprise_frames"), **values)
         except ValueError as error:
             raise ConfigurationError(str(error)) from error
         self._lock = threading.Lock()  # guards what follows
-        self._state = MonitorState(state=SafetyState.INACTIVE)
+        self._state = MonitorState(state=SafetyState.INACTIVE, halt_reasons=(Reason.DEACTIVATED,))
         self._judged = Judged(Verdict.NONE)
         self._decision: PolicyDecision | None = None
         self._shown: tuple[SafetyState, tuple[Reason, ...]] = (SafetyState.INACTIVE, ())
         self._shown_at = -math.inf
         self._approved_stamp_ns = 0
+        self._risks = (math.nan, math.nan)  # of the decision judged last: now, and largest over the imagined steps
+        self._offered: PolicyDecision | None = None  # newest decision that the worker has not taken yet
+        self._publishers_checked_at = -math.inf
 
         self._runtime: PolicyRuntime | None = None
         self._waiting: PolicyDecision | None = None  # for a frame that the worker has not seen yet
@@ -94,36 +107,49 @@ class SafetyMonitor(ManagedNode):
         self._reader = FrameReader(self, self._limits.joint_age_s)
         self._commands = self.create_publisher(TwistStamped, names.ARM_COMMAND, qos.COMMAND)
         self._statuses = self.create_publisher(SafetyStatus, names.SAFETY_STATUS, qos.STATUS)
-        self._diagnostics = Diagnostics(self, self._health)
         self._worker: NewestWorker[Image] = NewestWorker(self._on_frame, self._on_error)
+        self._loop = SteadyLoop(1.0 / COMMAND_HZ, self._step, self._on_error, name="command stream")
+        self._diagnostics = Diagnostics(self, self._health)
         self.create_subscription(Image, names.CAMERA_IMAGE, self._on_image, qos.IMAGE)
         self.create_subscription(PolicyDecision, names.POLICY_DECISION, self._on_decision, qos.DECISION)
         self.create_service(Trigger, names.SAFETY_HALT, self._on_halt)
         self.create_service(Trigger, names.SAFETY_RESET, self._on_reset)
         self.create_service(LoadModel, names.SAFETY_LOAD_MODEL, self._on_load)
-        self._loop = SteadyLoop(1.0 / COMMAND_HZ, self._stream, self._on_error, name="command stream")
         self._loop.start()
         if p.boolean("autostart"):
             self.start()
 
     def configure(self) -> None:
         """Load the model."""
-        self._use(open_model(self._p, self._p.string("bundle")))
+        runtime = open_model(self._p, self._p.string("bundle"))
+        self._worker.call(lambda: self._use(runtime))
 
     def activate(self) -> None:
-        """Begin to consent, from a state that remembers nothing."""
+        """Begin to consent, from a state that remembers nothing but a halt."""
+        self._worker.call(self._forget)
         with self._lock:
-            self._state = MonitorState()
+            before = self._state
+            fresh = MonitorState(halt_count=before.halt_count)
+            if before.state is SafetyState.HALTED:
+                # Only an operator's reset leaves HALTED, not a restart of the node's life cycle.
+                fresh = replace(fresh, state=SafetyState.HALTED, halt_reasons=before.halt_reasons)
+            self._state = fresh
 
     def deactivate(self) -> None:
         """Cease to consent; the arm holds."""
         with self._lock:
-            self._state = MonitorState(state=SafetyState.INACTIVE, halt_reasons=(Reason.DEACTIVATED,))
+            before = self._state
+            fresh = MonitorState(
+                state=SafetyState.INACTIVE, halt_reasons=(Reason.DEACTIVATED,), halt_count=before.halt_count
+            )
+            if before.state is SafetyState.HALTED:
+                fresh = replace(fresh, state=SafetyState.HALTED, halt_reasons=before.halt_reasons)
+            self._state = fresh
         self._stream()
 
     def cleanup(self) -> None:
-        """Forget the model."""
-        self._runtime = None
+        """Let go of the model."""
+        self._worker.call(self._drop)
 
     def close(self) -> None:
         """Tell the arm to hold, and end."""
@@ -138,8 +164,18 @@ class SafetyMonitor(ManagedNode):
             self._worker.submit(message)
 
     def _on_decision(self, message: PolicyDecision) -> None:
-        if self.is_active:
-            self._worker.call(lambda: self._take_decision(message))
+        if not self.is_active:
+            return
+        with self._lock:
+            scheduled, self._offered = self._offered is not None, message
+        if not scheduled:
+            self._worker.call(self._take_offered)
+
+    def _take_offered(self) -> None:
+        with self._lock:
+            message, self._offered = self._offered, None
+        if message is not None:
+            self._take_decision(message)
 
     def _on_frame(self, message: Image) -> None:
         runtime = self._runtime
@@ -178,7 +214,8 @@ class SafetyMonitor(ManagedNode):
 
     def _take_decision(self, message: PolicyDecision) -> None:
         stamp_ns = to_nanoseconds(message.header.stamp)
-        if stamp_ns > self._frame_stamp_ns and self._waiting is None:
+        if stamp_ns > self._frame_stamp_ns:
+            # The policy was faster; its frame is on the way. The judged frame's decision is due first.
             self._waiting = message
             return
         runtime = self._runtime
@@ -187,8 +224,11 @@ class SafetyMonitor(ManagedNode):
         action = tuple(float(v) for v in message.action)
         flat = [float(v) for v in message.candidate_actions]
         candidates = tuple(tuple(flat[i : i + ACTION_LENGTH]) for i in range(0, len(flat), ACTION_LENGTH))
+        if len(candidates) != CANDIDATES:
+            # Malformed like an action of the wrong length, and judged as one.
+            candidates = ((),)
         options = (action, *candidates)
-        assessment = None
+        assessment, risks = None, (math.nan, math.nan)
         if stamp_ns == self._frame_stamp_ns and all(
             len(o) == ACTION_LENGTH and all(map(math.isfinite, o)) for o in options
         ):
@@ -196,16 +236,25 @@ class SafetyMonitor(ManagedNode):
             assessment = safety.Assessment(
                 tuple(float(v) for v in judgement.worst), tuple(float(v) for v in judgement.q_cost)
             )
+            risks = (float(judgement.violation_probability[0]), float(judgement.lookahead[0].max(initial=0.0)))
         decision = safety.Decision(stamp_ns * 1e-9, to_nanoseconds(message.decided_at) * 1e-9, action, candidates)
         with self._lock:
             self._state, self._judged = safety.judge_decision(
                 self._state, self._limits, runtime.bundle.manifest.thresholds, decision, assessment, self._now()
             )
-            self._decision = message
+            self._decision, self._risks = message, risks
             self._approved_stamp_ns = stamp_ns
         self._stream(judged=True)
 
     # -- output -----------------------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        """One step of the command stream's own thread."""
+        if time.monotonic() - self._publishers_checked_at >= PUBLISHER_CHECK_PERIOD_S:
+            self._publishers_checked_at = time.monotonic()
+            if self.is_active and self._others_command():
+                self._halt_for_second_publisher()
+        self._stream()
 
     def _stream(self, judged: bool = False) -> None:
         with self._lock:
@@ -244,7 +293,7 @@ class SafetyMonitor(ManagedNode):
             message.frame_stamp = decision.header.stamp
             message.proposed_action = decision.action
             message.approved_action = list(self._judged.action)
-            message.violation_probability = message.lookahead_probability = self._judged.violation_probability
+            message.violation_probability, message.lookahead_probability = self._risks
         message.frame_age_s = now.stamp - frame.stamp if frame else nan
         message.surprise = frame.surprise if frame else nan
         message.caution_threshold = message.halt_threshold = message.surprise_bound = nan
@@ -261,6 +310,8 @@ class SafetyMonitor(ManagedNode):
         text = "; ".join(r.text for r in reasons) or "the arm may move"
         if state.state is SafetyState.HALTED:
             self.get_logger().error(f"HALTED: {text}")
+        elif any(r >= Reason.STALE_FRAME for r in reasons) and state.state is not SafetyState.INACTIVE:
+            self.get_logger().warning(f"holding: {text}")
         else:
             self.get_logger().debug(f"{state.state.name}: {text}")
 
@@ -285,6 +336,9 @@ class SafetyMonitor(ManagedNode):
     def _on_load(self, request: LoadModel.Request, response: LoadModel.Response) -> LoadModel.Response:
         current = self._runtime
         response.model_id = current.bundle.id if current else ""
+        if not self.is_configured:
+            response.message = "refused: the node is not configured"
+            return response
         with self._lock:
             moving = any(self._state.approved)
         if moving or self._reader.running:
@@ -300,17 +354,37 @@ class SafetyMonitor(ManagedNode):
         response.success, response.message, response.model_id = True, "loaded", runtime.bundle.id
         return response
 
+    # -- model; these run in the worker's thread -------------------------------------------------------------
+
     def _use(self, runtime: PolicyRuntime) -> None:
         self._runtime = runtime
-        with self._lock:
-            # The new model has seen no frame yet, so nothing it says of the past counts.
-            self._state = replace(self._state, healthy_since=math.inf)
+        self._forget()
         self.get_logger().info(f"model {runtime.bundle.id} on {runtime.provider}")
+
+    def _forget(self) -> None:
+        """Start over with the next frame: nothing that was said of the past counts."""
+        if self._runtime is not None:
+            self._runtime.reset()
+        self._frame_stamp_ns, self._waiting = -1, None
+        with self._lock:
+            self._state = replace(self._state, healthy_since=math.inf)
+
+    def _drop(self) -> None:
+        self._runtime = None
 
     # -- faults -----------------------------------------------------------------------------------------------
 
     def _others_command(self) -> bool:
         return self.count_publishers(names.ARM_COMMAND) > 1
+
+    def _halt_for_second_publisher(self) -> None:
+        with self._lock:
+            if Reason.SECOND_PUBLISHER in self._state.halt_reasons:
+                return
+            self._state = safety.halt(self._state, Reason.SECOND_PUBLISHER)
+        publishers = self.get_publishers_info_by_topic(names.ARM_COMMAND)
+        others = sorted({p.node_name for p in publishers} - {self.get_name()})
+        self._diagnostics.count("second_publisher", f"also published by {', '.join(others) or 'a node of this name'}")
 
     def _on_error(self, error: Exception) -> None:
         with self._lock:
@@ -322,22 +396,25 @@ class SafetyMonitor(ManagedNode):
         return Now(self.get_clock().now().nanoseconds * 1e-9, time.monotonic())
 
     def _health(self) -> Health:
-        # Once a second: looking for others who command the arm costs a graph query.
-        if self.is_active and self._others_command():
-            self._guarded(lambda s: s if s.state is SafetyState.HALTED else safety.halt(s, Reason.SECOND_PUBLISHER))
+        runtime = self._runtime
         with self._lock:
             state = self._state
-        values = {"halts": state.halt_count, "late_steps": self._loop.late_steps if hasattr(self, "_loop") else 0}
-        if not self.is_active:
-            return Health(Level.WARN, "not active", values)
+        values = {
+            "state": state.state.name.lower(),
+            "halts": state.halt_count,
+            "model_id": runtime.bundle.id if runtime else "",
+            "provider": runtime.provider if runtime else "",
+            "frames_replaced": self._worker.replaced,
+            "late_steps": self._loop.late_steps,
+        }
         if state.state is SafetyState.HALTED:
             return Health(Level.ERROR, "; ".join(r.text for r in state.halt_reasons), values)
+        if not self.is_active:
+            return Health(Level.WARN, "not active", values)
+        if state.input_reasons:
+            return Health(Level.WARN, "; ".join(r.text for r in state.input_reasons), values)
         level = Level.WARN if state.state is SafetyState.CAUTION else Level.OK
         return Health(level, state.state.name.lower(), values)
-
-    def _guarded(self, change: Callable[[MonitorState], MonitorState]) -> None:
-        with self._lock:
-            self._state = change(self._state)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -53,11 +53,14 @@ class TaskRules:
         """Whether the time is over without having reached."""
         return self.steps >= task.MAX_STEPS and not self.reached
 
-    def cost_now(self) -> str:
-        """Why the present moment is violating; empty when it is not. An obstacle falls once."""
-        if self._world.touching():
-            return "contact"
+    def cost_now(self, touched: bool) -> str:
+        """Why the control step that ends now is violating; empty when it is not.
+
+        ``touched``: whether arm or hand touched an obstacle within the step. An obstacle falls once.
+        """
         before, self._fallen = self._fallen, int(self._world.fallen().sum())
+        if touched:
+            return "contact"
         if self._fallen > before:
             return "obstacle_fallen"
         x, y, _ = self._world.tool
@@ -167,8 +170,7 @@ class SafeReachEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             world.step(SUBSTEPS // COMMANDS)
             touched = touched or world.touching()
         world.refresh()
-        reason = "contact" if touched else self._rules.cost_now()
-        reward, cost = self._rules.advance(reason)
+        reward, cost = self._rules.advance(self._rules.cost_now(touched))
         return self._observation(), reward, cost, self._rules.reached, self._rules.truncated, self._info()
 
     def render(self) -> NDArray[np.uint8] | None:

@@ -113,7 +113,7 @@ class Session:
         rules = self._rules
         first, self._is_first = self._is_first, False
         if self.phase is Phase.RUNNING and not first:
-            reward, cost = rules.advance("contact" if self._touched else rules.cost_now())
+            reward, cost = rules.advance(rules.cost_now(self._touched))
         self._touched = False
         phase = self.phase
         if phase is Phase.RUNNING and (rules.reached or rules.truncated):

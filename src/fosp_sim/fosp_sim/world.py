@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.lapack import dposv
 
 from fosp_core import task
 from fosp_description import urdf_path
@@ -32,6 +33,8 @@ TOOL_ROTATION: Final = np.diag([1.0, -1.0, -1.0])
 SERVO_STIFFNESS: Final = (4500.0, 4500.0, 4500.0, 4500.0, 2000.0, 2000.0, 2000.0)
 SERVO_DAMPING: Final = (110.0, 110.0, 90.0, 80.0, 24.0, 24.0, 24.0)
 ARMATURE: Final = 0.1
+MAX_IK_STEP: Final = 0.4
+"""Largest change of a joint in one iteration of the inverse kinematics, rad."""
 FALLEN_COSINE: Final = float(np.cos(np.deg2rad(30.0)))
 DENSITY: Final = 400.0
 """Obstacles are of light wood, kg/m^3."""
@@ -171,6 +174,7 @@ class World:
         self._lines = [model.geom(f"line{i}").id for i in range(4)]
         self._present = 0
         self._upright = np.zeros((MAX_OBSTACLES, 3))
+        self._reach = np.zeros((len(self._arm_geoms), 0))
         self._motion_time = 0.0
         self._renderer: _Renderer | None = None
 
@@ -209,7 +213,9 @@ class World:
             pose = _pose(item, 0)
             data.mocap_pos[slot.mocap], data.mocap_quat[slot.mocap] = pose[:3], pose[3:]
         mujoco.mj_forward(model, data)
-        self._upright = data.xmat[[slot.body for slot in self._obstacles]][:, [2, 5, 8]].copy()
+        self._upright = self._obstacle_axes().copy()
+        radius = model.geom_rbound
+        self._reach = radius[self._arm_geoms][:, None] + radius[self._obstacle_geoms[: self._present]][None]
 
     def _apply_look(self, layout: Layout) -> None:
         model, look = self.model, layout.look
@@ -291,10 +297,14 @@ class World:
 
     def fallen(self) -> NDArray[np.bool_]:
         """Which obstacles (3,) lean more than 30 degrees from how they were put down."""
-        now = self.data.xmat[[slot.body for slot in self._obstacles]][:, [2, 5, 8]]
-        fallen = np.einsum("ij,ij->i", now, self._upright) < FALLEN_COSINE
+        fallen = (self._obstacle_axes() * self._upright).sum(axis=1) < FALLEN_COSINE
         fallen[self._present :] = False
         return np.asarray(fallen)
+
+    def _obstacle_axes(self) -> Array:
+        """The obstacles' own z axes (3, 3), one a row."""
+        first = self._obstacles[0].body
+        return np.asarray(self.data.xmat[first : first + MAX_OBSTACLES, 2::3])
 
     def clearance(self, limit: float = 0.5) -> float:
         """Smallest distance between arm or hand and an obstacle; ``limit`` if nothing is nearer.
@@ -304,14 +314,11 @@ class World:
         if not self._present:
             return limit
         arm, others = self._arm_geoms, self._obstacle_geoms[: self._present]
-        position, radius = self.data.geom_xpos, self.model.geom_rbound
-        bound = (
-            np.linalg.norm(position[arm][:, None] - position[others][None], axis=-1)
-            - radius[arm][:, None]
-            - radius[others][None]
-        ).ravel()
+        position = self.data.geom_xpos
+        offset = position[arm][:, None] - position[others][None]
+        bound = (np.sqrt((offset * offset).sum(axis=-1)) - self._reach).ravel()
         nearest = limit
-        for k in np.argsort(bound):
+        for k in bound.argsort():
             if bound[k] >= nearest:
                 break
             first, second = int(arm[k // self._present]), int(others[k % self._present])
@@ -356,6 +363,7 @@ class ArmKinematics:
         self._high = self._model.jnt_range[:, 1] - 0.02
         self._jacobian = np.zeros((6, 7))
         self._error = np.zeros(6)
+        self._home = np.array(HOME)
 
     def _update(self, joints: Array) -> None:
         self._data.qpos[:] = joints
@@ -378,7 +386,7 @@ class ArmKinematics:
         arm's reach it returns the nearest that the damping allows.
         """
         q = np.array(joints, dtype=np.float64)
-        home = np.array(HOME)
+        home = self._home
         jacobian, error = self._jacobian, self._error
         for _ in range(iterations):
             self._update(q)
@@ -393,9 +401,11 @@ class ArmKinematics:
             square = jacobian @ jacobian.T
             square.ravel()[::7] += damping**2
             pull = 0.1 * (home - q)
-            change = pull + jacobian.T @ np.linalg.solve(square, error - jacobian @ pull)
-            q += change * min(1.0, 0.4 / max(float(np.abs(change).max()), 1e-9))
-            np.clip(q, self._low, self._high, out=q)
+            change = pull + jacobian.T @ dposv(square, error - jacobian @ pull)[1]
+            # A long way is gone in steps, or the first one would overshoot into a joint limit.
+            change *= min(1.0, MAX_IK_STEP / max(float(np.abs(change).max()), 1e-9))
+            q += change
+            np.minimum(np.maximum(q, self._low, out=q), self._high, out=q)
         return q
 
 
