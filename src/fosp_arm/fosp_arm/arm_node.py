@@ -32,7 +32,7 @@ PARAMETERS = (
     Parameter("backend", "mink", "Inverse kinematics that moves the arm.", choices=("mink",), read_only=True),
     Parameter(
         "command_timeout_s",
-        0.08,
+        0.05,
         "Silence on the command topic after which the arm holds its measured position, found out within 20 ms.",
         unit="s",
         low=0.03,
