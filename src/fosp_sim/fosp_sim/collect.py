@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fosp_core import task
 from fosp_core.episode import Episode, EpisodeBuilder, write_dataset
 from fosp_sim.environment import SafeReachEnv
+from fosp_sim.gl import GraphicsError
 from fosp_sim.scripted import CONTROLLERS
 
 DEFAULT_MIX: Final = {"planner": 0.35, "straight": 0.30, "noisy": 0.20, "random": 0.15}
@@ -257,7 +258,7 @@ def main() -> None:
             options.workers,
             options.visual_randomization,
         )
-    except (ValueError, FileExistsError) as error:
+    except (ValueError, FileExistsError, GraphicsError) as error:
         raise SystemExit(f"fosp-collect: {error}") from error
     print(f"written to {folder}")
 

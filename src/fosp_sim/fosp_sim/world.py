@@ -483,15 +483,13 @@ class _Renderer:
     _current: _Renderer | None = None
 
     def __init__(self, model: Any, width: int, height: int) -> None:
+        gl.check()
         try:
             self._gl = mujoco.GLContext(width, height)
             self._gl.make_current()
             self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
-        except (RuntimeError, ImportError, mujoco.FatalError) as error:
-            raise gl.GraphicsError(
-                f"cannot draw with MUJOCO_GL={gl.prepare()}: {error}. Install libegl1 and libgl1-mesa-dri (or "
-                "libosmesa6 and set MUJOCO_GL=osmesa)"
-            ) from error
+        except Exception as error:  # each backend raises its own kinds
+            raise gl.GraphicsError(f"cannot draw with MUJOCO_GL={gl.prepare()}: {error}. {gl.ADVICE}") from error
         _Renderer._current = self
         mujoco.mjr_resizeOffscreen(width, height, self._context)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
