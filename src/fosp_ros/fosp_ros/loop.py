@@ -14,7 +14,12 @@ class SteadyLoop:
     """Calls ``step`` every ``period_s`` until closed. A late step is followed by a pause, never by a burst."""
 
     def __init__(
-        self, period_s: float, step: Callable[[], None], on_error: Callable[[Exception], None], name: str
+        self,
+        period_s: float,
+        step: Callable[[], None],
+        on_error: Callable[[Exception], None],
+        name: str,
+        on_end: Callable[[], None] | None = None,
     ) -> None:
         """Prepare the loop; ``start`` begins it.
 
@@ -23,10 +28,12 @@ class SteadyLoop:
             step: called in the loop's thread.
             on_error: called in the loop's thread with what ``step`` raised; the loop goes on.
             name: name of the thread.
+            on_end: called in the loop's thread after the last step, for what belongs to that thread.
         """
         self._period_s = period_s
         self._step = step
         self._on_error = on_error
+        self._on_end = on_end
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.late_steps = 0
@@ -56,3 +63,5 @@ class SteadyLoop:
                 self.late_steps += 1
                 due = now
             self._stop.wait(due - now)
+        if self._on_end is not None:
+            self._on_end()

@@ -55,3 +55,19 @@ def test_a_late_step_is_not_followed_by_a_burst():
     assert loop.late_steps >= 1
     # Had it caught up, the three steps after the late one would have come at once.
     assert times[3] - times[1] >= 0.039
+
+
+def test_what_belongs_to_the_thread_ends_in_it():
+    threads: list[threading.Thread] = []
+
+    def note_thread() -> None:
+        threads.append(threading.current_thread())
+
+    loop = SteadyLoop(0.001, note_thread, on_error=lambda error: None, name="test", on_end=note_thread)
+    loop.start()
+    time.sleep(0.01)
+    assert loop.close()
+    assert len(set(threads)) == 1 and threads[0] is not threading.current_thread()
+    count = len(threads)
+    time.sleep(0.01)
+    assert count >= 2 and len(threads) == count

@@ -86,13 +86,15 @@ class SimulationNode(Node):
         self.create_service(Trigger, names.SCENE_START, self._on_start)
         self.create_service(Trigger, names.SCENE_STOP, self._on_stop)
         self._diagnostics = Diagnostics(self, self._health, hardware_id="mujoco")
-        self._loop = SteadyLoop(1.0 / task.COMMAND_HZ / factor, self._tick, self._on_error, name="physics")
+        # Graphics contexts belong to threads: the world is closed where it draws.
+        self._loop = SteadyLoop(
+            1.0 / task.COMMAND_HZ / factor, self._tick, self._on_error, name="physics", on_end=self._world.close
+        )
         self._loop.start()
 
     def close(self) -> None:
         """Stop the physics and free the graphics context."""
         self._loop.close()
-        self._world.close()
 
     def _tick(self) -> None:
         targets = self._newest_targets()

@@ -6,6 +6,7 @@ millisecond. Positions are metres in ``panda_link0``, angles radians.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -151,7 +152,10 @@ def build_spec() -> mujoco.MjSpec:
 
 
 class World:
-    """Physics and pictures of one layout at a time. Close it, or use it as a context manager."""
+    """Physics and pictures of one layout at a time. Close it, or use it as a context manager.
+
+    Draw and close in the same thread: a graphics context belongs to one.
+    """
 
     def __init__(self) -> None:
         self.model: Any = build_spec().compile()
@@ -478,9 +482,10 @@ def _look_at(position: Array, target: Array, roll: float) -> Array:
 
 
 class _Renderer:
-    """One offscreen context; several may live in one process."""
+    """One offscreen context; several may live in one process. Draw and close in one and the same thread."""
 
-    _current: _Renderer | None = None
+    # What OpenGL calls current is so for a thread.
+    _thread = threading.local()
 
     def __init__(self, model: Any, width: int, height: int) -> None:
         gl.check()
@@ -490,7 +495,7 @@ class _Renderer:
             self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         except Exception as error:  # each backend raises its own kinds
             raise gl.GraphicsError(f"cannot draw with MUJOCO_GL={gl.prepare()}: {error}. {gl.ADVICE}") from error
-        _Renderer._current = self
+        self._thread.current = self
         mujoco.mjr_resizeOffscreen(width, height, self._context)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._size = (width, height)
@@ -513,9 +518,7 @@ class _Renderer:
         self._buffers: dict[tuple[int, int], NDArray[np.uint8]] = {}
 
     def draw(self, data: Any, width: int, height: int) -> NDArray[np.uint8]:
-        if _Renderer._current is not self:
-            self._gl.make_current()
-            _Renderer._current = self
+        self._make_current()
         if width > self._size[0] or height > self._size[1]:
             self._size = (max(width, self._size[0]), max(height, self._size[1]))
             mujoco.mjr_resizeOffscreen(*self._size, self._context)
@@ -531,8 +534,12 @@ class _Renderer:
         return pixels[::-1].copy()
 
     def close(self) -> None:
-        if _Renderer._current is not self:
-            self._gl.make_current()
+        self._make_current()
         self._context.free()
         self._gl.free()
-        _Renderer._current = None
+        self._thread.current = None
+
+    def _make_current(self) -> None:
+        if getattr(self._thread, "current", None) is not self:
+            self._gl.make_current()
+            self._thread.current = self

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import mujoco
@@ -183,6 +184,28 @@ def test_several_worlds_draw_side_by_side() -> None:
     np.testing.assert_array_equal(worlds[0].render(64, 64), alone[1])
     for world in worlds:
         world.close()
+
+
+def test_worlds_draw_in_threads_of_their_own() -> None:
+    layout, pictures = sample_layout("standard", 1), []
+
+    def draw() -> None:
+        with World() as world:
+            world.reset(layout)
+            pictures.extend(world.render(64, 64) for _ in range(3))
+
+    with World() as world:
+        world.reset(layout)
+        expected = world.render(64, 64)
+        threads = [threading.Thread(target=draw) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        np.testing.assert_array_equal(world.render(64, 64), expected)
+    assert len(pictures) == 6
+    for picture in pictures:
+        np.testing.assert_array_equal(picture, expected)
 
 
 def test_where_nothing_can_draw_physics_works_and_the_message_says_what_to_install() -> None:
