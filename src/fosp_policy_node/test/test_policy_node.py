@@ -158,7 +158,7 @@ def test_a_malformed_image_is_named_and_the_next_one_is_decided_on(
         setattr(message, name, value)
     diagnostics = bench.node._diagnostics
     bench.until(lambda: diagnostics.counts.get("bad_image"), "the count", lambda: bench.send_image(message))
-    assert named in diagnostics._last_fault
+    assert named in diagnostics.last_fault
     assert bench.node._health().message == "no decision: bad image"
     bench.decide()
     bench.until(lambda: bench.node._health().message == "deciding", "health")

@@ -230,7 +230,7 @@ def test_a_malformed_image_in_motion_halts_and_is_named(
     for name, value in change.items():
         setattr(message, name, value)
     bench.until(lambda: bench.halted(Reason.BAD_IMAGE), "a halt", lambda: bench.send_image(message))
-    assert named in bench.node._diagnostics._last_fault
+    assert named in bench.node._diagnostics.last_fault
     refused = bench.reset()
     assert not refused.success and Reason.BAD_IMAGE.text in refused.message
 
@@ -277,7 +277,7 @@ def test_a_second_publisher_of_commands_halts_and_bars_the_reset(bench: MonitorB
     bench.move()
     intruder = bench.client.create_publisher(TwistStamped, names.ARM_COMMAND, qos.COMMAND)
     bench.run_until(lambda: bench.halted(Reason.SECOND_PUBLISHER), "a halt")
-    assert "bench" in bench.node._diagnostics._last_fault
+    assert "bench" in bench.node._diagnostics.last_fault
     assert not bench.reset().success
     bench.client.destroy_publisher(intruder)
     bench.run_until(lambda: bench.reset().success, "a reset")
