@@ -162,7 +162,7 @@ class ArmNode(Node):
             output = self._controller.step(now)
         if output.positions is not None:
             self._send(output.positions)
-        if output.reason is not self._reported:
+        if output.mode is not Mode.WAITING and output.reason is not self._reported:
             self._report(output.reason)
 
     def _on_command(self, message: TwistStamped, now: float) -> None:
@@ -184,7 +184,8 @@ class ArmNode(Node):
     def _report(self, reason: HoldReason) -> None:
         previous, self._reported = self._reported, reason
         if reason in _BAD_HOLDS:
-            self._diagnostics.count(reason.name.lower())
+            if reason is not HoldReason.BAD_COMMAND:  # counted with what was wrong with it
+                self._diagnostics.count(reason.name.lower(), reason.value)
             self.get_logger().warning(f"holding: {reason.value}")
         elif previous in _BAD_HOLDS:
             self.get_logger().info("moving again" if reason is HoldReason.NONE else "at rest")

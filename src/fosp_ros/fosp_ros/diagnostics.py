@@ -1,4 +1,4 @@
-"""Health of a node on ``/diagnostics``, once a second and at once when its level changes."""
+"""Health of a node on ``/diagnostics``, once a second."""
 
 from __future__ import annotations
 
@@ -41,7 +41,6 @@ class Diagnostics:
         self._health = health
         self._hardware_id = hardware_id
         self._publisher = node.create_publisher(DiagnosticArray, names.DIAGNOSTICS, qos.DIAGNOSTICS)
-        self._level: Level | None = None
         self._counts: Counter[str] = Counter()
         self._last_fault = ""
         # Steady: a simulated clock that stands still must not silence the diagnostics.
@@ -58,15 +57,14 @@ class Diagnostics:
         """Occurrences by fault."""
         return dict(self._counts)
 
-    def changed(self) -> None:
-        """Publish now if the level is no longer the one published last."""
-        if self._health().level != self._level:
-            self.publish()
+    @property
+    def last_fault(self) -> str:
+        """What was wrong most recently; empty when nothing was."""
+        return self._last_fault
 
     def publish(self) -> None:
         """Publish now."""
         health = self._health()
-        self._level = health.level
         values: dict[str, object] = dict(health.values)
         values.update({f"count.{name}": count for name, count in sorted(self._counts.items())})
         if self._last_fault:
