@@ -42,6 +42,7 @@ DENSITY: Final = 400.0
 
 _ARM_BIT, _OBSTACLE_BIT, _TABLE_BIT = 1, 2, 4
 _TABLE_SIZE: Final = (0.75, 0.95, 0.02)
+_HIDDEN_GROUP: Final = 4
 _AWAY: Final = (0.0, 0.0, -5.0)
 
 
@@ -72,7 +73,8 @@ def build_spec() -> mujoco.MjSpec:
     quality = spec.visual.quality
     quality.shadowsize = 0
     quality.offsamples = 0
-    quality.numslices, quality.numstacks, quality.numquads = 16, 6, 1
+    # A cylinder's side needs no more than two stacks.
+    quality.numslices, quality.numstacks, quality.numquads = 16, 2, 1
     spec.visual.headlight.diffuse = [0.0, 0.0, 0.0]
     spec.visual.headlight.specular = [0.0, 0.0, 0.0]
     # The default clipping planes scale with the model's extent; these suit a camera one metre away.
@@ -234,6 +236,8 @@ class World:
         model.cam_pos[0] = look.camera_position
         model.cam_quat[0] = _look_at(np.asarray(look.camera_position), np.asarray(look.camera_target), look.camera_roll)
         model.cam_fovy[0] = look.camera_fovy_deg
+        if self._renderer is not None:
+            self._renderer.camera_moved()
 
     # -- motion ---------------------------------------------------------------------------------------------
 
@@ -481,6 +485,17 @@ def _look_at(position: Array, target: Array, roll: float) -> Array:
     return out
 
 
+def _picture_edges(quaternion: Array, fovy_deg: float, aspect: float) -> Array:
+    """Normals (3, 4) of the planes through the camera and the picture's edges, pointing inwards, in the world."""
+    rotation = np.zeros(9)
+    mujoco.mju_quat2Mat(rotation, quaternion)
+    vertical = np.tan(0.5 * np.deg2rad(fovy_deg))
+    horizontal = vertical * aspect
+    normals = np.array([[1, 0, -horizontal], [-1, 0, -horizontal], [0, 1, -vertical], [0, -1, -vertical]])
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    return np.asarray(rotation.reshape(3, 3) @ normals.T)
+
+
 class _Renderer:
     """One offscreen context; several may live in one process. Draw and close in one and the same thread."""
 
@@ -516,6 +531,8 @@ class _Renderer:
         self._camera.fixedcamid = 0
         self._perturb = mujoco.MjvPerturb()
         self._buffers: dict[tuple[int, int], NDArray[np.uint8]] = {}
+        self._robot = np.flatnonzero(model.geom_group == 1)
+        self._edges: dict[float, Array] = {}
 
     def draw(self, data: Any, width: int, height: int) -> NDArray[np.uint8]:
         self._make_current()
@@ -524,6 +541,7 @@ class _Renderer:
             mujoco.mjr_resizeOffscreen(*self._size, self._context)
             mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         mujoco.mj_camlight(self._model, data)
+        self._hide_what_is_outside(data, width / height)
         mujoco.mjv_updateScene(
             self._model, data, self._option, self._perturb, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )
@@ -532,6 +550,18 @@ class _Renderer:
         pixels = self._buffers.setdefault((width, height), np.empty((height, width, 3), dtype=np.uint8))
         mujoco.mjr_readPixels(pixels, None, viewport, self._context)
         return pixels[::-1].copy()
+
+    def camera_moved(self) -> None:
+        self._edges.clear()
+
+    def _hide_what_is_outside(self, data: Any, aspect: float) -> None:
+        """Spare the renderer those parts of the robot that are out of the picture."""
+        model, robot = self._model, self._robot
+        if aspect not in self._edges:
+            self._edges[aspect] = _picture_edges(model.cam_quat[0], float(model.cam_fovy[0]), aspect)
+        inside = (data.geom_xpos[robot] - data.cam_xpos[0]) @ self._edges[aspect]
+        outside = (inside < -model.geom_rbound[robot][:, None]).any(axis=1)
+        model.geom_group[robot] = np.where(outside, _HIDDEN_GROUP, 1)
 
     def close(self) -> None:
         self._make_current()

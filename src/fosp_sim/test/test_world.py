@@ -167,6 +167,22 @@ def test_a_picture_depends_on_the_layout_alone_not_on_what_was_before(world: Wor
     np.testing.assert_array_equal(world.render(64, 64), first)
 
 
+def test_leaving_out_what_is_outside_the_picture_changes_no_pixel(world: World) -> None:
+    hidden = 0
+    for seed in range(6):
+        world.reset(sample_layout("camera_shift", seed))
+        for size in ((64, 64), (320, 240)):
+            picture = world.render(*size)
+            hidden += int((world.model.geom_group == 4).sum())
+            renderer = world._renderer
+            assert renderer is not None
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(renderer, "_hide_what_is_outside", lambda *_: None)
+                world.model.geom_group[renderer._robot] = 1
+                np.testing.assert_array_equal(world.render(*size), picture)
+    assert hidden > 0
+
+
 def test_several_worlds_draw_side_by_side() -> None:
     layouts = [sample_layout("standard", seed) for seed in range(3)]
     alone = []
