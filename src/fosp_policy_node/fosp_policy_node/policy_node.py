@@ -24,8 +24,8 @@ from fosp_ros.frames import FrameReader, ModelFrame
 from fosp_ros.lifecycle import AUTOSTART, ManagedNode
 from fosp_ros.model import MODEL_PARAMETERS, open_model
 from fosp_ros.parameters import Parameter, Parameters
+from fosp_ros.polling import Listener, PolledSubscription
 from fosp_ros.stamps import from_nanoseconds, to_nanoseconds
-from fosp_ros.worker import NewestWorker
 
 PARAMETERS = (
     AUTOSTART,
@@ -42,11 +42,11 @@ PARAMETERS = (
     Parameter("joint_tolerance_s", 0.05, "Largest gap between frame and joint state.", "s", 0.005, 0.5, read_only=True),
 )
 
-_REMEMBERED = 10
+_REMEMBERED = 20
 
 
 class PolicyNode(ManagedNode):
-    """Wires filter and selector to their topics. Inference runs in a worker thread on the newest frame only."""
+    """Wires filter and selector to their topics. Inference runs in a thread of its own, on the newest frame only."""
 
     def __init__(self) -> None:
         super().__init__(names.POLICY_NODE)
@@ -60,32 +60,33 @@ class PolicyNode(ManagedNode):
         self._decisions = 0
         self._fault = ""
         self._publisher = self.create_publisher(PolicyDecision, names.POLICY_DECISION, qos.DECISION)
-        self._worker: NewestWorker[Image] = NewestWorker(self._work, self._on_error)
+        self._statuses = PolledSubscription(self, SafetyStatus, names.SAFETY_STATUS, qos.STATUS_HISTORY)
+        images = PolledSubscription(self, Image, names.CAMERA_IMAGE, qos.IMAGE)
+        self._inference = Listener(self, [(images, self._on_image)], self._on_error, "inference")
         self._diagnostics = Diagnostics(self, self._health)
-        self.create_subscription(Image, names.CAMERA_IMAGE, self._on_image, qos.IMAGE)
-        self.create_subscription(SafetyStatus, names.SAFETY_STATUS, self._on_status, qos.STATUS)
         self.create_service(LoadModel, names.POLICY_LOAD_MODEL, self._on_load)
+        self._inference.start()
         if self._p.boolean("autostart"):
             self.start()
 
     def configure(self) -> None:
         """Load the model."""
         runtime = open_model(self._p, self._p.string("bundle"))
-        self._worker.call(lambda: self._use(runtime))
+        self._inference.call(lambda: self._use(runtime))
 
     def activate(self) -> None:
         """Begin to decide, with a filter that remembers nothing."""
-        self._worker.call(self._forget)
+        self._inference.call(self._forget)
 
     def cleanup(self) -> None:
         """Let go of the model."""
-        self._worker.call(self._drop)
+        self._inference.call(self._drop)
 
     def close(self) -> None:
-        """End the worker."""
-        self._worker.close()
+        """End the inference."""
+        self._inference.close()
 
-    # Runtime and selector belong to the worker's thread.
+    # Runtime and selector belong to the inference thread.
 
     def _use(self, runtime: PolicyRuntime) -> None:
         self._runtime, self._selector = runtime, self._make_selector(runtime)
@@ -115,15 +116,8 @@ class PolicyNode(ManagedNode):
         return self._p.string("selection_mode"), self._p.float("kappa"), self._p.float("temperature")
 
     def _on_image(self, message: Image) -> None:
-        if self.is_active:
-            self._worker.submit(message)
-
-    def _on_status(self, message: SafetyStatus) -> None:
-        self._approved[to_nanoseconds(message.frame_stamp)] = tuple(message.approved_action)
-        while len(self._approved) > _REMEMBERED:
-            self._approved.popitem(last=False)
-
-    def _work(self, message: Image) -> None:
+        if not self.is_active:
+            return
         runtime, selector = self._runtime, self._selector
         if runtime is None or selector is None:
             return
@@ -137,7 +131,7 @@ class PolicyNode(ManagedNode):
             self._fault = kind
             return
         # What was really executed since the last frame; held or unknown counts as no motion.
-        executed = self._approved.get(self._last_stamp_ns) or (0.0,) * ACTION_LENGTH
+        executed = self._executed(self._last_stamp_ns)
         self._last_stamp_ns = frame.stamp_ns
         started = time.perf_counter()
         output = runtime.step(frame.image, frame.tool, np.asarray(executed), frame.is_first)
@@ -149,6 +143,13 @@ class PolicyNode(ManagedNode):
             self._publisher.publish(self._decision(frame, output, selection, selector, runtime.bundle.id, elapsed_ms))
             self._decisions += 1
         self._fault = ""
+
+    def _executed(self, stamp_ns: int) -> tuple[float, ...]:
+        for status in self._statuses.take():
+            self._approved[to_nanoseconds(status.frame_stamp)] = tuple(status.approved_action)
+        while len(self._approved) > _REMEMBERED:
+            self._approved.popitem(last=False)
+        return self._approved.get(stamp_ns) or (0.0,) * ACTION_LENGTH
 
     def _decision(
         self,
@@ -192,7 +193,7 @@ class PolicyNode(ManagedNode):
             response.message = f"refused: {error}"
             self.get_logger().error(f"model not loaded: {error}")
             return response
-        self._worker.call(lambda: self._use(runtime))
+        self._inference.call(lambda: self._use(runtime))
         response.success, response.message, response.model_id = True, "loaded", runtime.bundle.id
         return response
 
@@ -208,7 +209,6 @@ class PolicyNode(ManagedNode):
             "model_id": runtime.bundle.id if runtime else "",
             "provider": runtime.provider if runtime else "",
             "decisions": self._decisions,
-            "frames_replaced": self._worker.replaced,
         }
         if not self.is_active:
             return Health(Level.WARN, "not active", values)

@@ -50,13 +50,12 @@ class FrameReader:
         self._joints = PolledSubscription(node, JointState, names.JOINT_STATES, qos.JOINT_STATES)
         self._tools = ToolTracker(Chain.from_urdf(fosp_description.urdf_path()), joint_tolerance_s)
         self._episodes = EpisodeTracker()
-        self.tasks = TaskStates()
-        node.create_subscription(TaskState, names.TASK_STATE, self.tasks.add, qos.TASK_STATE)
+        self._tasks = TaskStates(PolledSubscription(node, TaskState, names.TASK_STATE, qos.TASK_STATE).take)
 
     @property
     def running(self) -> bool:
         """Whether an episode is running, as far as is known."""
-        latest = self.tasks.latest
+        latest = self._tasks.latest
         return latest is not None and latest.phase == TaskState.RUNNING
 
     def read(self, message: Image, size: int) -> ModelFrame:
@@ -71,6 +70,6 @@ class FrameReader:
             self._tools.add(to_nanoseconds(joints.header.stamp), joint_positions(joints))
         stamp_ns = to_nanoseconds(message.header.stamp)
         tool = self._tools.at(stamp_ns)
-        state = self.tasks.of_frame(stamp_ns, TASK_WAIT_S)
+        state = self._tasks.of_frame(stamp_ns, TASK_WAIT_S)
         is_first = state is not None and self._episodes.is_first(state)
         return ModelFrame(stamp_ns, image, zlib.crc32(image.tobytes()), tool, state, is_first)

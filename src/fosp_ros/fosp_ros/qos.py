@@ -32,5 +32,7 @@ DECISION: Final = _profile(ReliabilityPolicy.RELIABLE, 1)
 COMMAND: Final = _profile(ReliabilityPolicy.RELIABLE, 1, deadline_s=COMMAND_DEADLINE_S)
 TRAJECTORY: Final = _profile(ReliabilityPolicy.RELIABLE, 1)
 STATUS: Final = _profile(ReliabilityPolicy.RELIABLE, 1, DurabilityPolicy.TRANSIENT_LOCAL)
+STATUS_HISTORY: Final = _profile(ReliabilityPolicy.RELIABLE, 20)
+"""Safety status for subscribers that must not miss one between two readings."""
 TASK_STATE: Final = _profile(ReliabilityPolicy.RELIABLE, 10)
 DIAGNOSTICS: Final = _profile(ReliabilityPolicy.RELIABLE, 10)

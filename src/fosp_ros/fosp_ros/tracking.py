@@ -3,47 +3,57 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 
 from fosp_interfaces.msg import TaskState
 from fosp_ros.errors import MessageError
 from fosp_ros.kinematics import Chain, Matrix
 from fosp_ros.stamps import to_nanoseconds
 
+_POLL_S = 0.0005
+
 
 class TaskStates:
-    """The last few task states, by the stamp of their frame. Safe to use from several threads."""
+    """The last few task states, by the stamp of their frame. Safe to use from several threads.
 
-    def __init__(self, kept: int = 20) -> None:
+    ``take`` gives the states that arrived since it was called last.
+    """
+
+    def __init__(self, take: Callable[[], Sequence[TaskState]], kept: int = 20) -> None:
+        self._take = take
         self._kept = kept
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()
         self._states: OrderedDict[int, TaskState] = OrderedDict()
         self._latest: TaskState | None = None
-
-    def add(self, state: TaskState) -> None:
-        """Take in a received state."""
-        with self._condition:
-            self._states[to_nanoseconds(state.header.stamp)] = state
-            while len(self._states) > self._kept:
-                self._states.popitem(last=False)
-            self._latest = state
-            self._condition.notify_all()
 
     @property
     def latest(self) -> TaskState | None:
         """The state received last."""
-        with self._condition:
-            return self._latest
+        self._update()
+        return self._latest
 
     def of_frame(self, stamp_ns: int, timeout_s: float) -> TaskState | None:
         """State of the frame with this stamp; waits for it at most ``timeout_s``, then ``None``.
 
         Does not wait while no state was ever received: then nobody publishes the task.
         """
-        with self._condition:
-            if self._latest is not None and stamp_ns not in self._states:
-                self._condition.wait_for(lambda: stamp_ns in self._states, timeout_s)
-            return self._states.get(stamp_ns)
+        end = time.monotonic() + timeout_s
+        while True:
+            self._update()
+            state = self._states.get(stamp_ns)
+            if state is not None or self._latest is None or time.monotonic() >= end:
+                return state
+            time.sleep(_POLL_S)
+
+    def _update(self) -> None:
+        with self._lock:
+            for state in self._take():
+                self._states[to_nanoseconds(state.header.stamp)] = state
+                self._latest = state
+            while len(self._states) > self._kept:
+                self._states.popitem(last=False)
 
 
 class EpisodeTracker:
@@ -62,7 +72,7 @@ class EpisodeTracker:
 
 
 class ToolTracker:
-    """Tool position at a stamp, from joint positions. Used by one thread or under the caller's lock."""
+    """Tool position at a stamp, from joint positions. Safe to use from several threads."""
 
     def __init__(self, chain: Chain, tolerance_s: float, kept: int = 50) -> None:
         """``tolerance_s``: how far the nearest joint state may be from the stamp asked for."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 import rclpy
@@ -9,7 +10,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from std_msgs.msg import String
 
-from fosp_ros.polling import PolledSubscription
+from fosp_ros.polling import Listener, PolledSubscription
 
 
 @pytest.fixture
@@ -41,3 +42,71 @@ def test_messages_wait_in_the_queue_and_never_wake_the_executor(node: Node) -> N
     assert [m.data for m in polled.take()] == ["2", "3", "4"]
     assert polled.take() == []
     executor.shutdown()
+
+
+class Heard:
+    """A listener on one topic that can be held up in its callback."""
+
+    def __init__(self, node: Node, on_error: Callable[[Exception], None] = lambda error: None) -> None:
+        self.texts: list[str] = []
+        self.threads: set[int] = set()
+        self.in_callback = threading.Semaphore(0)
+        self.may_go_on = threading.Semaphore(0)
+        qos = QoSProfile(depth=1)
+        self.publisher = node.create_publisher(String, "~/text", qos)
+        self.listener = Listener(node, [(PolledSubscription(node, String, "~/text", qos), self._on)], on_error, "test")
+        while self.publisher.get_subscription_count() == 0:
+            pass
+        self.listener.start()
+
+    def _on(self, message: String) -> None:
+        self.texts.append(message.data)
+        self.threads.add(threading.get_ident())
+        self.in_callback.release()
+        assert self.may_go_on.acquire(timeout=60)
+        if message.data == "broken":
+            raise RuntimeError("broken")
+
+    def send(self, text: str) -> None:
+        self.publisher.publish(String(data=text))
+
+
+def test_a_listener_works_on_the_newest_message_only(node: Node) -> None:
+    heard = Heard(node)
+    heard.send("0")
+    assert heard.in_callback.acquire(timeout=60)
+    for i in range(1, 6):
+        heard.send(str(i))
+    heard.may_go_on.release(2)
+    assert heard.in_callback.acquire(timeout=60)
+    assert heard.listener.close()
+    assert heard.texts == ["0", "5"]
+
+
+def test_an_error_in_a_callback_is_reported_and_the_listener_goes_on(node: Node) -> None:
+    errors: list[Exception] = []
+    heard = Heard(node, errors.append)
+    heard.may_go_on.release(2)
+    heard.send("broken")
+    assert heard.in_callback.acquire(timeout=60)
+    heard.send("well")
+    assert heard.in_callback.acquire(timeout=60)
+    assert heard.listener.close()
+    assert [str(error) for error in errors] == ["broken"] and heard.texts == ["broken", "well"]
+
+
+def test_jobs_run_in_the_thread_of_the_callbacks(node: Node) -> None:
+    heard = Heard(node)
+    heard.may_go_on.release()
+    heard.send("0")
+    assert heard.in_callback.acquire(timeout=60)
+    done = threading.Event()
+    threads: set[int] = set()
+    heard.listener.call(lambda: (threads.add(threading.get_ident()), done.set())[1])
+    assert done.wait(60)
+    assert heard.listener.close()
+    assert threads == heard.threads
+
+
+def test_a_listener_without_messages_can_be_closed(node: Node) -> None:
+    assert Heard(node).listener.close()

@@ -1,5 +1,3 @@
-import threading
-
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
@@ -15,33 +13,37 @@ def state(second: int, phase: int = TaskState.RUNNING, episode: int = 1, is_firs
     return message
 
 
+class Arriving:
+    """States that arrive one reading after the other; each item is what one reading finds."""
+
+    def __init__(self, *readings: list[TaskState]) -> None:
+        self._readings = list(readings)
+
+    def __call__(self) -> list[TaskState]:
+        return self._readings.pop(0) if self._readings else []
+
+
 def test_state_is_found_by_the_stamp_of_its_frame():
-    states = TaskStates()
-    states.add(state(1))
-    states.add(state(2, phase=TaskState.ENDED))
+    states = TaskStates(Arriving([state(1), state(2, phase=TaskState.ENDED)]))
     found = states.of_frame(1_000_000_000, 0.0)
     assert found is not None
     assert found.phase == TaskState.RUNNING
     assert states.of_frame(3_000_000_000, 0.0) is None
+    assert states.latest is not None
+    assert states.latest.phase == TaskState.ENDED
 
 
 def test_waits_for_a_state_that_comes_a_little_later():
-    states = TaskStates()
-    states.add(state(1))
-    timer = threading.Timer(0.05, lambda: states.add(state(2)))
-    timer.start()
-    assert states.of_frame(2_000_000_000, 10.0) is not None
-    timer.join()
+    states = TaskStates(Arriving([state(1)], [], [], [state(2)]))
+    assert states.of_frame(2_000_000_000, 60.0) is not None
 
 
 def test_does_not_wait_when_nobody_publishes_the_task():
-    assert TaskStates().of_frame(1, timeout_s=1e9) is None
+    assert TaskStates(Arriving()).of_frame(1, timeout_s=1e9) is None
 
 
 def test_old_states_are_forgotten():
-    states = TaskStates(kept=2)
-    for second in range(1, 4):
-        states.add(state(second))
+    states = TaskStates(Arriving([state(second) for second in range(1, 4)]), kept=2)
     assert states.of_frame(1_000_000_000, 0.0) is None
     assert states.of_frame(2_000_000_000, 0.0) is not None
 

@@ -31,8 +31,8 @@ from fosp_ros.loop import SteadyLoop
 from fosp_ros.messages import twist
 from fosp_ros.model import MODEL_PARAMETERS, open_model
 from fosp_ros.parameters import Parameter, Parameters
+from fosp_ros.polling import Listener, PolledSubscription
 from fosp_ros.stamps import from_nanoseconds, to_nanoseconds
-from fosp_ros.worker import NewestWorker
 
 _DEFAULTS = Limits()
 
@@ -78,8 +78,8 @@ CANDIDATES = 2
 class SafetyMonitor(ManagedNode):
     """Wires the rules to their topics.
 
-    Filter and judgement run in a worker thread; the command stream has a thread of its own on the monotonic clock, so
-    that it goes on, with zeros, whatever else stops.
+    Filter and judgement run in one thread; the command stream has its own, paced by the monotonic clock, so that it
+    goes on, with zeros, whatever else stops.
     """
 
     def __init__(self) -> None:
@@ -98,23 +98,25 @@ class SafetyMonitor(ManagedNode):
         self._shown_at = -math.inf
         self._approved_stamp_ns = 0
         self._risks = (math.nan, math.nan)  # of the decision judged last: now, and largest over the imagined steps
-        self._offered: PolicyDecision | None = None  # newest decision that the worker has not taken yet
         self._publishers_checked_at = -math.inf
 
         self._runtime: PolicyRuntime | None = None
-        self._waiting: PolicyDecision | None = None  # for a frame that the worker has not seen yet
+        self._waiting: PolicyDecision | None = None  # for a frame that was not judged yet
         self._frame_stamp_ns = -1
         self._reader = FrameReader(self, self._limits.joint_age_s)
         self._commands = self.create_publisher(TwistStamped, names.ARM_COMMAND, qos.COMMAND)
         self._statuses = self.create_publisher(SafetyStatus, names.SAFETY_STATUS, qos.STATUS)
-        self._worker: NewestWorker[Image] = NewestWorker(self._on_frame, self._on_error)
+        images = PolledSubscription(self, Image, names.CAMERA_IMAGE, qos.IMAGE)
+        decisions = PolledSubscription(self, PolicyDecision, names.POLICY_DECISION, qos.DECISION)
+        self._inference = Listener(
+            self, [(images, self._on_image), (decisions, self._on_decision)], self._on_error, "inference"
+        )
         self._loop = SteadyLoop(1.0 / COMMAND_HZ, self._step, self._on_error, name="command stream")
         self._diagnostics = Diagnostics(self, self._health)
-        self.create_subscription(Image, names.CAMERA_IMAGE, self._on_image, qos.IMAGE)
-        self.create_subscription(PolicyDecision, names.POLICY_DECISION, self._on_decision, qos.DECISION)
         self.create_service(Trigger, names.SAFETY_HALT, self._on_halt)
         self.create_service(Trigger, names.SAFETY_RESET, self._on_reset)
         self.create_service(LoadModel, names.SAFETY_LOAD_MODEL, self._on_load)
+        self._inference.start()
         self._loop.start()
         if p.boolean("autostart"):
             self.start()
@@ -122,11 +124,11 @@ class SafetyMonitor(ManagedNode):
     def configure(self) -> None:
         """Load the model."""
         runtime = open_model(self._p, self._p.string("bundle"))
-        self._worker.call(lambda: self._use(runtime))
+        self._inference.call(lambda: self._use(runtime))
 
     def activate(self) -> None:
         """Begin to consent, from a state that remembers nothing but a halt."""
-        self._worker.call(self._forget)
+        self._inference.call(self._forget)
         with self._lock:
             before = self._state
             fresh = MonitorState(halt_count=before.halt_count)
@@ -149,35 +151,19 @@ class SafetyMonitor(ManagedNode):
 
     def cleanup(self) -> None:
         """Let go of the model."""
-        self._worker.call(self._drop)
+        self._inference.call(self._drop)
 
     def close(self) -> None:
         """Tell the arm to hold, and end."""
         self._loop.close()
-        self._worker.close()
+        self._inference.close()
         self._commands.publish(self._command((0.0,) * ACTION_LENGTH))
 
     # -- input ------------------------------------------------------------------------------------------------
 
     def _on_image(self, message: Image) -> None:
-        if self.is_active:
-            self._worker.submit(message)
-
-    def _on_decision(self, message: PolicyDecision) -> None:
         if not self.is_active:
             return
-        with self._lock:
-            scheduled, self._offered = self._offered is not None, message
-        if not scheduled:
-            self._worker.call(self._take_offered)
-
-    def _take_offered(self) -> None:
-        with self._lock:
-            message, self._offered = self._offered, None
-        if message is not None:
-            self._take_decision(message)
-
-    def _on_frame(self, message: Image) -> None:
         runtime = self._runtime
         if runtime is None:
             return
@@ -210,9 +196,11 @@ class SafetyMonitor(ManagedNode):
             )
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
-            self._take_decision(waiting)
+            self._on_decision(waiting)
 
-    def _take_decision(self, message: PolicyDecision) -> None:
+    def _on_decision(self, message: PolicyDecision) -> None:
+        if not self.is_active:
+            return
         stamp_ns = to_nanoseconds(message.header.stamp)
         if stamp_ns > self._frame_stamp_ns:
             # The policy was faster; its frame is on the way. The judged frame's decision is due first.
@@ -350,11 +338,11 @@ class SafetyMonitor(ManagedNode):
             response.message = f"refused: {error}"
             self.get_logger().error(f"model not loaded: {error}")
             return response
-        self._worker.call(lambda: self._use(runtime))
+        self._inference.call(lambda: self._use(runtime))
         response.success, response.message, response.model_id = True, "loaded", runtime.bundle.id
         return response
 
-    # -- model; these run in the worker's thread -------------------------------------------------------------
+    # -- model; these run in the inference thread -------------------------------------------------------------
 
     def _use(self, runtime: PolicyRuntime) -> None:
         self._runtime = runtime
@@ -404,7 +392,6 @@ class SafetyMonitor(ManagedNode):
             "halts": state.halt_count,
             "model_id": runtime.bundle.id if runtime else "",
             "provider": runtime.provider if runtime else "",
-            "frames_replaced": self._worker.replaced,
             "late_steps": self._loop.late_steps,
         }
         if state.state is SafetyState.HALTED:
