@@ -83,6 +83,7 @@ class ArmController:
         self._command_at = -math.inf
         self._needs_rest = False
         self._commanded: Vector | None = None  # joint target sent last while moving, or held
+        self._commanded_tool = np.zeros(3)  # tool position there, while moving
         self._setpoint = np.zeros(3)  # of the tool
         self._stepped_at = -math.inf
         self._hold_until = -math.inf
@@ -186,23 +187,24 @@ class ArmController:
         settings = self._settings
         tool = self._backend.tool(measured)
         if self.mode is Mode.MOVING and self._commanded is not None:
-            commanded = self._commanded
+            commanded, start = self._commanded, self._commanded_tool
             # A late call must not make up for lost time with one large step.
             dt = min(max(now - self._stepped_at, 0.0), 0.04)
         else:
-            commanded, self._setpoint, dt = measured, tool, 0.02
+            commanded, start, self._setpoint, dt = measured, tool, tool, 0.02
         self._stepped_at = now
         if dt == 0.0:
             return Output(None, self.mode, self.reason)
         self._setpoint = self._advance(self._setpoint, tool, dt)
-        start = self._backend.tool(commanded)
         reach = settings.speed_m_s * dt
         target = start + _shortened(self._setpoint - start, reach)
         solved = self._limited(commanded, self._backend.solve(commanded, target, dt), dt)
-        travelled = float(np.linalg.norm(self._backend.tool(solved) - start))
+        arrived = self._backend.tool(solved)
+        travelled = float(np.linalg.norm(arrived - start))
         if travelled > reach:
             solved = commanded + (solved - commanded) * (reach / travelled)
-        self._commanded = solved
+            arrived = self._backend.tool(solved)
+        self._commanded, self._commanded_tool = solved, arrived
         self.mode, self.reason = Mode.MOVING, HoldReason.NONE
         return Output(solved.copy(), self.mode, self.reason)
 

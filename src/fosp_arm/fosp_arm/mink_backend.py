@@ -56,6 +56,7 @@ class MinkBackend:
         self._velocity_limits = _velocity_limits(urdf)
         self._position_limits = np.array(model.jnt_range)
         self._configuration = mink.Configuration(model)
+        self._tool_body = model.body(TOOL_FRAME).id
         self._tool_task = mink.FrameTask(
             TOOL_FRAME, "body", position_cost=1.0, orientation_cost=_ORIENTATION_COST, lm_damping=1e-4
         )
@@ -82,8 +83,7 @@ class MinkBackend:
     def tool(self, positions: Vector) -> Vector:
         """Tool position (3,) in metres."""
         self._configuration.update(positions)
-        frame = self._configuration.get_transform_frame_to_world(TOOL_FRAME, "body")
-        return np.array(frame.translation())
+        return np.array(self._configuration.data.xpos[self._tool_body])
 
     def solve(self, positions: Vector, target: Vector, dt_s: float) -> Vector:
         """One step of differential inverse kinematics; see ``IkBackend.solve``."""
