@@ -23,6 +23,8 @@ class Program:
 
     def __init__(self, module: str, *arguments: str, log: Path, domain: int) -> None:
         self.log = log
+        from fosp_bringup.lifetime import child_setup
+
         env = {**os.environ, "ROS_DOMAIN_ID": str(domain), "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
         with log.open("w") as output:
             self.process = subprocess.Popen(
@@ -32,6 +34,7 @@ class Program:
                 stderr=subprocess.STDOUT,
                 env=env,
                 start_new_session=True,
+                preexec_fn=child_setup(signal.SIGTERM),
             )
 
     @property

@@ -20,17 +20,18 @@ class GraphUnderTest:
         self.client = client
         self.run = run
         self._eventually = eventually
+        self._clients: dict[str, Any] = {}
 
     def call(self, kind: type, name: str, request: Any) -> Any:
         """Answer of a service."""
-        client = self.client.node.create_client(kind, name)
-        try:
-            self._eventually(client.service_is_ready, f"service {name}")
-            future = client.call_async(request)
-            self._eventually(future.done, f"an answer of {name}")
-            return future.result()
-        finally:
-            self.client.node.destroy_client(client)
+        # Clients live as long as their node: destroying one while another thread spins is asking for trouble.
+        if name not in self._clients:
+            self._clients[name] = self.client.node.create_client(kind, name)
+        client = self._clients[name]
+        self._eventually(client.service_is_ready, f"service {name}")
+        future = client.call_async(request)
+        self._eventually(future.done, f"an answer of {name}")
+        return future.result()
 
     def run_episodes(self, **goal: Any) -> Any:
         """Result of the RunEpisodes action."""
@@ -148,7 +149,6 @@ def test_second_goal_is_refused_and_the_first_can_be_cancelled(graph: GraphUnder
     assert outcome.message == "stopped: cancelled"
     assert [e.abort_reason for e in outcome.episodes] == ["cancelled"]
     assert [p.name for p in graph.run.episodes()] == ["episode_0000"]
-    actions.destroy()
 
 
 def test_second_graph_in_the_same_domain_is_refused(

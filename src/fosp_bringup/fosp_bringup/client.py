@@ -36,11 +36,17 @@ Check = Callable[[], None]
 
 MOVING_SPEED: Final = 0.1
 """Tool speed in m/s from which on the arm is in the middle of a motion."""
+SILENCE_S: Final = 120.0
+"""Longest wait for a sign of life; a scene reset or a dataset of many episodes takes a while."""
 _HISTORY: Final = 1500
 _STEP_S: Final = 1e-3
 _Joints: TypeAlias = "tuple[float, NDArray[np.float64], NDArray[np.float64]]"
 _AFTER_KILL_S: Final = 1.2
 _CANCEL_WAIT_S: Final = 5.0
+
+
+class SilenceError(Exception):
+    """A part of the graph does not answer; the message says which."""
 
 
 class GraphClient:
@@ -57,6 +63,8 @@ class GraphClient:
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
         self._open = True
+        self._heard_at = 0.0
+        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._spin, name="demo-executor", daemon=True)
         self._thread.start()
 
@@ -81,11 +89,10 @@ class GraphClient:
         check: Check,
     ) -> RunEpisodes.Result:
         """Run episodes and wait for the result; cancels them when ``check`` raises."""
-        future = self._episodes.send_goal_async(goal, feedback_callback=lambda m: on_feedback(m.feedback))
-        handle = self._wait(future, check)
+        handle = self._send(goal, on_feedback, check)
         result = handle.get_result_async()
         try:
-            return self._wait(result, check).result
+            return self._wait(result.done, check, "the episode node", result.result).result
         except BaseException:
             cancelled = handle.cancel_goal_async()
             self._settle(cancelled, _CANCEL_WAIT_S)
@@ -106,13 +113,14 @@ class GraphClient:
             newest[:] = [feedback]
             on_feedback(feedback)
 
-        future = self._episodes.send_goal_async(goal, feedback_callback=lambda m: remember(m.feedback))
-        handle = self._wait(future, check)
+        handle = self._send(goal, remember, check)
         result = handle.get_result_async()
         killed: Killed | None = None
         try:
             while not result.done():
                 check()
+                if self._failure is not None:
+                    raise RuntimeError("the client's executor failed") from self._failure
                 step = newest[0].step if newest and not newest[0].finished else -1
                 if step >= at_step and self._tool(self._joints[-1]).speed >= MOVING_SPEED:
                     # On the clock of the stamps, and rather too early than too late.
@@ -144,16 +152,38 @@ class GraphClient:
         x, y, z = (float(v) for v in here)
         return ToolSample(time_s, (x, y, z), float(np.linalg.norm(ahead - here)) / _STEP_S)
 
-    def _spin(self) -> None:
-        while self._open and rclpy.ok():
-            self._executor.spin_once(timeout_sec=0.5)
+    def _send(self, goal: RunEpisodes.Goal, on_feedback: Callable[[Any], None], check: Check) -> Any:
+        """Handle of an accepted goal."""
 
-    @staticmethod
-    def _wait(future: Any, check: Check) -> Any:
-        while not future.done():
+        def heard(message: Any) -> None:
+            self._heard_at = time.monotonic()
+            on_feedback(message.feedback)
+
+        # That a server exists is known before it can be talked to; what is sent in between would be lost.
+        self._wait(self._episodes.server_is_ready, check, "the action server of the episode node")
+        future = self._episodes.send_goal_async(goal, feedback_callback=heard)
+        return self._wait(future.done, check, "the episode node", future.result)
+
+    def _spin(self) -> None:
+        try:
+            while self._open and rclpy.ok():
+                self._executor.spin_once(timeout_sec=0.5)
+        except BaseException as error:
+            self._failure = error
+
+    def _wait(
+        self, condition: Callable[[], bool], check: Check, what: str, value: Callable[[], Any] = lambda: None
+    ) -> Any:
+        """Wait for a condition, then give a value; raises ``SilenceError`` when nothing is heard for long."""
+        self._heard_at = time.monotonic()
+        while not condition():
             check()
+            if self._failure is not None:
+                raise RuntimeError("the client's executor failed") from self._failure
+            if time.monotonic() - self._heard_at > SILENCE_S:
+                raise SilenceError(f"nothing was heard of {what} for {SILENCE_S:g} s")
             time.sleep(0.05)
-        return future.result()
+        return value()
 
     @staticmethod
     def _settle(future: Any, timeout_s: float) -> None:

@@ -196,14 +196,17 @@ class Demo:
         graph_process = Graph(self._arguments, self._folder)
         try:
             # Imported while the graph starts: both need seconds.
-            from fosp_bringup.client import GraphClient
+            from fosp_bringup.client import GraphClient, SilenceError
 
             with View(self._console) as view, GraphClient() as client:
                 check = self._checker(graph_process, view)
-                self._wait_ready(client, check)
-                self._run_episodes(client, check)
-                if self._options.kill_monitor_at_step:
-                    return self._kill_monitor(client, graph_process, view)
+                try:
+                    self._wait_ready(client, check)
+                    self._run_episodes(client, check)
+                    if self._options.kill_monitor_at_step:
+                        return self._kill_monitor(client, graph_process, view)
+                except SilenceError as error:
+                    raise DemoError(f"{error}; see {self._folder / runner.LOG_FOLDER}") from error
         finally:
             graph_process.stop()
         return None
