@@ -15,6 +15,8 @@ import yaml
 from fosp_ros import names
 
 SIMULATORS: Final = ("mujoco", "gazebo", "none")
+SIMULATED_FUTURE_S: Final = 0.05
+"""How far stamps may lie ahead of a simulated clock; the age of what is received is bounded by the steady clock."""
 
 
 class GraphError(Exception):
@@ -78,6 +80,8 @@ def nodes(arguments: Arguments) -> list[NodeSpec]:
         "autostart": True,
         **clock,
     }
+    # A simulated clock reaches each node on its own, in steps of 20 ms, so that frames may seem to lie ahead of it.
+    ahead = {"future_s": SIMULATED_FUTURE_S} if arguments.use_sim_time else {}
     world: list[NodeSpec] = []
     if arguments.sim == "mujoco":
         world.append(
@@ -96,7 +100,7 @@ def nodes(arguments: Arguments) -> list[NodeSpec]:
     return [
         *world,
         NodeSpec("fosp_arm", "arm_node", names.ARM_NODE, clock),
-        NodeSpec("fosp_safety_monitor", "safety_monitor", names.SAFETY_MONITOR, models, lifecycle=True),
+        NodeSpec("fosp_safety_monitor", "safety_monitor", names.SAFETY_MONITOR, {**models, **ahead}, lifecycle=True),
         NodeSpec("fosp_policy_node", "policy_node", names.POLICY_NODE, models, lifecycle=True),
         NodeSpec(
             "fosp_episodes",

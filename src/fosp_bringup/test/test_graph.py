@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fosp_bringup.graph import Arguments, GraphError, nodes, parameters_yaml, services
+from fosp_bringup.graph import SIMULATED_FUTURE_S, Arguments, GraphError, nodes, parameters_yaml, services
 
 
 def names_of(arguments: Arguments) -> list[str]:
@@ -66,3 +66,12 @@ def test_parameters_are_written_as_a_ros_parameter_file() -> None:
 
 def test_graph_without_simulation_waits_for_no_scene_service() -> None:
     assert not [s for s in services(Arguments(sim="none")) if "scene" in s]
+
+
+def test_monitor_allows_for_the_steps_of_a_simulated_clock_and_for_nothing_else() -> None:
+    def monitor(use_sim_time: bool) -> dict[str, object]:
+        monitors = [spec for spec in nodes(Arguments(use_sim_time=use_sim_time)) if spec.name == "safety_monitor"]
+        return dict(monitors[0].parameters)
+
+    assert monitor(True)["future_s"] == SIMULATED_FUTURE_S
+    assert "future_s" not in monitor(False)

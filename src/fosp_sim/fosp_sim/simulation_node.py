@@ -106,6 +106,10 @@ class SimulationNode(Node):
             self._session.tick(targets)
             self._ticks += 1
             self._simulated_ns += self._tick_ns
+            stamp = self._now()
+            if self._clock_publisher is not None:
+                # Before anything is drawn: a frame must not overtake the clock that it is stamped with.
+                self._clock_publisher.publish(Clock(clock=stamp))
             if self._ticks % TICKS_PER_FRAME == 0:
                 overview = self._overview.get_subscription_count() > 0
                 drawn = (
@@ -115,9 +119,6 @@ class SimulationNode(Node):
                     self._world.render(*OVERVIEW_SIZE) if overview else None,
                 )
             positions, velocities, efforts = self._world.joints, self._world.joint_velocities, self._world.joint_efforts
-        stamp = self._now()
-        if self._clock_publisher is not None:
-            self._clock_publisher.publish(Clock(clock=stamp))
         joints = JointState(name=list(task.ARM_JOINTS))
         joints.header.stamp = stamp
         joints.position, joints.velocity, joints.effort = positions.tolist(), velocities.tolist(), efforts.tolist()
