@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fosp_core import task
-from fosp_sim.layout import GOAL_POINT_HEIGHT, Layout, sample_layout
+from fosp_sim.layout import Layout, sample_layout
 from fosp_sim.world import TIMESTEP_S, World
 
 SUBSTEPS: Final = round(task.CONTROL_PERIOD_S / TIMESTEP_S)
@@ -36,7 +36,7 @@ class TaskRules:
 
     def start(self, layout: Layout) -> None:
         """Begin an episode of a layout that the world has just been reset to."""
-        self.goal = np.array([*layout.goal.position, GOAL_POINT_HEIGHT])
+        self.goal = layout.goal_point
         self.restart()
 
     def restart(self) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fosp_core import task
 from fosp_sim.environment import TaskRules
-from fosp_sim.layout import sample_layout
+from fosp_sim.layout import Layout, sample_layout
 from fosp_sim.world import TIMESTEP_S, World
 
 TICKS_PER_FRAME: Final = round(task.COMMAND_HZ / task.CONTROL_HZ)
@@ -68,16 +68,24 @@ class Session:
         self._is_first = True
         self.phase = Phase.IDLE
         self.episode_id = 0
-        self.scene, self.seed = "standard", 0
-        self._lay_out("standard", 0)
+        self._lay_out(self.sample("standard", 0))
 
-    def reset(self, scene: str, seed: int, episode_id: int) -> None:
-        """Lay out a scene, arm at its start; the phase is READY then.
+    @property
+    def scene(self) -> str:
+        """Name of the scene that is laid out."""
+        return self._layout.scene
+
+    def sample(self, scene: str, seed: int) -> Layout:
+        """A layout for ``reset``; takes up to a quarter of a second and leaves the session alone.
 
         Raises:
             ValueError: unknown scene.
         """
-        self._lay_out(task.check_scene(scene), seed)
+        return sample_layout(scene, seed, self._visual_randomization)
+
+    def reset(self, layout: Layout, episode_id: int) -> None:
+        """Lay out a scene, arm at its start; the phase is READY then."""
+        self._lay_out(layout)
         self.episode_id = episode_id
         self.phase = Phase.READY
 
@@ -123,7 +131,7 @@ class Session:
             phase=phase,
             episode_id=self.episode_id,
             scene=self.scene,
-            seed=self.seed,
+            seed=self._layout.seed,
             step=rules.steps,
             is_first=first,
             tool=self._world.tool,
@@ -138,10 +146,9 @@ class Session:
             violated=running and rules.violated,
         )
 
-    def _lay_out(self, scene: str, seed: int) -> None:
-        layout = sample_layout(scene, seed, self._visual_randomization)
+    def _lay_out(self, layout: Layout) -> None:
         self._world.reset(layout)
         self._rules.start(layout)
-        self.scene, self.seed = scene, seed
+        self._layout = layout
         self._touched = False
         self._is_first = True

@@ -159,8 +159,10 @@ class SimulationNode(Node):
 
     def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
         try:
+            # Outside of the lock: the physics goes on while a layout is looked for.
+            layout = self._session.sample(request.scene, int(request.seed))
             with self._lock:
-                self._session.reset(request.scene, int(request.seed), int(request.episode_id))
+                self._session.reset(layout, int(request.episode_id))
         except ValueError as error:
             response.success, response.message = False, str(error)
         else:

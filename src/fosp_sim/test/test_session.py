@@ -29,7 +29,7 @@ def next_frame(session: Session, targets: np.ndarray | None = None) -> FrameStat
 
 def test_phases_follow_reset_start_and_stop(session: Session) -> None:
     assert next_frame(session).phase is Phase.IDLE
-    session.reset("standard", 3, 7)
+    session.reset(session.sample("standard", 3), 7)
     first, second = next_frame(session), next_frame(session)
     assert first.phase is Phase.READY and first.is_first and not second.is_first
     assert (first.episode_id, first.seed, first.step) == (7, 3, 0)
@@ -47,12 +47,12 @@ def test_requests_in_the_wrong_phase_are_refused(session: Session) -> None:
     with pytest.raises(PhaseError, match="nothing to stop"):
         session.stop()
     with pytest.raises(ValueError, match="unknown scene"):
-        session.reset("kitchen", 0, 0)
+        session.reset(session.sample("kitchen", 0), 0)
     assert session.phase is Phase.IDLE
 
 
 def test_targets_before_the_start_move_nothing(session: Session, world: World) -> None:
-    session.reset("standard", 3, 1)
+    session.reset(session.sample("standard", 3), 1)
     start = next_frame(session).tool
     moved = next_frame(session, world.joints + 0.2).tool
     np.testing.assert_allclose(moved, start, atol=2e-3)
@@ -61,7 +61,7 @@ def test_targets_before_the_start_move_nothing(session: Session, world: World) -
 
 
 def test_the_time_runs_out_after_eighty_steps(session: Session) -> None:
-    session.reset("standard", 3, 1)
+    session.reset(session.sample("standard", 3), 1)
     session.start()
     states = [next_frame(session) for _ in range(task.MAX_STEPS + 2)]
     assert [s.step for s in states[:3]] == [0, 1, 2]
@@ -71,7 +71,7 @@ def test_the_time_runs_out_after_eighty_steps(session: Session) -> None:
 
 
 def test_the_planned_way_reaches_and_the_rewards_add_up(session: Session, world: World) -> None:
-    session.reset("standard", 3, 1)
+    session.reset(session.sample("standard", 3), 1)
     session.start()
     goal = next_frame(session).goal
     joints, total, first = world.joints, 0.0, float(np.linalg.norm(world.tool - goal))
@@ -87,9 +87,9 @@ def test_the_planned_way_reaches_and_the_rewards_add_up(session: Session, world:
 
 
 def test_a_reset_after_the_end_begins_anew(session: Session) -> None:
-    session.reset("standard", 3, 1)
+    session.reset(session.sample("standard", 3), 1)
     session.start()
     session.stop()
-    session.reset("new_objects", 4, 2)
+    session.reset(session.sample("new_objects", 4), 2)
     state = next_frame(session)
     assert state.phase is Phase.READY and state.scene == "new_objects" and state.step == 0 and not state.violated
