@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from sensor_msgs.msg import Image
 
-from fosp_core.bundle import BundleError
 from fosp_core.images import ImageError
 from fosp_core.runtime import PolicyRuntime, StepOutput
 from fosp_core.selector import Selection, Selector
@@ -19,10 +18,10 @@ from fosp_interfaces.msg import PolicyDecision, SafetyStatus
 from fosp_interfaces.srv import LoadModel
 from fosp_ros import names, qos, runner
 from fosp_ros.diagnostics import Diagnostics, Health, Level
-from fosp_ros.errors import ConfigurationError, MessageError
+from fosp_ros.errors import MessageError
 from fosp_ros.frames import FrameReader, ModelFrame
 from fosp_ros.lifecycle import AUTOSTART, ManagedNode
-from fosp_ros.model import MODEL_PARAMETERS, open_model
+from fosp_ros.model import MODEL_PARAMETERS, answer_load, open_model
 from fosp_ros.parameters import Parameter, Parameters
 from fosp_ros.polling import Listener, PolledSubscription
 from fosp_ros.stamps import from_nanoseconds, to_nanoseconds
@@ -179,23 +178,10 @@ class PolicyNode(ManagedNode):
         return message
 
     def _on_load(self, request: LoadModel.Request, response: LoadModel.Response) -> LoadModel.Response:
-        current = self._runtime
-        response.model_id = current.bundle.id if current else ""
-        if not self.is_configured:
-            response.message = "refused: the node is not configured"
-            return response
-        if self._reader.running:
-            response.message = "refused: an episode is running; models are changed at rest"
-            return response
-        try:
-            runtime = open_model(self._p, request.bundle)
-        except (BundleError, ConfigurationError) as error:
-            response.message = f"refused: {error}"
-            self.get_logger().error(f"model not loaded: {error}")
-            return response
-        self._inference.call(lambda: self._use(runtime))
-        response.success, response.message, response.model_id = True, "loaded", runtime.bundle.id
-        return response
+        def use(runtime: PolicyRuntime) -> None:
+            self._inference.call(lambda: self._use(runtime))
+
+        return answer_load(self, self._p, request, response, self._runtime, self._reader.running, use)
 
     def _on_error(self, error: Exception) -> None:
         self._diagnostics.count("internal_error", f"{type(error).__name__}: {error}")

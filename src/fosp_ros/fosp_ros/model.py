@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from fosp_core.bundle import load_bundle, newest, resolve
+from fosp_core.bundle import BundleError, load_bundle, newest, resolve
 from fosp_core.runtime import PolicyRuntime
+from fosp_interfaces.srv import LoadModel
 from fosp_ros.errors import ConfigurationError
+from fosp_ros.lifecycle import ManagedNode
 from fosp_ros.parameters import Parameter, Parameters
 
 MODEL_PARAMETERS = (
@@ -34,3 +37,41 @@ def open_model(parameters: Parameters, relative: str) -> PolicyRuntime:
         raise ConfigurationError(f"parameter 'provider': {error}") from error
     runtime.warm_up()
     return runtime
+
+
+def answer_load(
+    node: ManagedNode,
+    parameters: Parameters,
+    request: LoadModel.Request,
+    response: LoadModel.Response,
+    current: PolicyRuntime | None,
+    busy: bool,
+    use: Callable[[PolicyRuntime], None],
+) -> LoadModel.Response:
+    """Answer a request to change the model: load, check, and only then hand the new one to ``use``.
+
+    Args:
+        node: the node that was asked; must be configured.
+        parameters: its parameters, with ``MODEL_PARAMETERS`` among them.
+        request: which bundle.
+        response: filled in and returned.
+        current: the model in use, which stays when anything is wrong.
+        busy: whether the node is not at rest.
+        use: takes over the new model.
+    """
+    response.model_id = current.bundle.id if current else ""
+    if not node.is_configured:
+        response.message = "refused: the node is not configured"
+        return response
+    if busy:
+        response.message = "refused: an episode is running; models are changed at rest"
+        return response
+    try:
+        runtime = open_model(parameters, request.bundle)
+    except (BundleError, ConfigurationError) as error:
+        response.message = f"refused: {error}"
+        node.get_logger().error(f"model not loaded: {error}")
+        return response
+    use(runtime)
+    response.success, response.message, response.model_id = True, "loaded", runtime.bundle.id
+    return response

@@ -15,10 +15,10 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from fosp_core import safety
-from fosp_core.bundle import BundleError
 from fosp_core.images import ImageError
 from fosp_core.runtime import PolicyRuntime
 from fosp_core.safety import Judged, Limits, MonitorState, Now, Reason, SafetyState, Verdict
+from fosp_core.selector import CANDIDATES
 from fosp_core.task import ACTION_LENGTH, COMMAND_HZ, action_to_twist
 from fosp_interfaces.msg import PolicyDecision, SafetyStatus
 from fosp_interfaces.srv import LoadModel
@@ -29,7 +29,7 @@ from fosp_ros.frames import FrameReader
 from fosp_ros.lifecycle import AUTOSTART, ManagedNode
 from fosp_ros.loop import SteadyLoop
 from fosp_ros.messages import twist
-from fosp_ros.model import MODEL_PARAMETERS, open_model
+from fosp_ros.model import MODEL_PARAMETERS, answer_load, open_model
 from fosp_ros.parameters import Parameter, Parameters
 from fosp_ros.polling import Listener, PolledSubscription
 from fosp_ros.stamps import from_nanoseconds, to_nanoseconds
@@ -41,9 +41,7 @@ def _limit(name: str, description: str, unit: str, low: float, high: float) -> P
     return Parameter(name, getattr(_DEFAULTS, name), description, unit, low, high, read_only=True)
 
 
-PARAMETERS = (
-    AUTOSTART,
-    *MODEL_PARAMETERS,
+_LIMITS = (
     _limit("frame_age_s", "Oldest camera frame that may move the arm.", "s", 0.05, 1.0),
     _limit("decision_age_s", "Oldest decision that may move the arm.", "s", 0.05, 0.5),
     _limit("joint_age_s", "Largest gap between frame and joint state.", "s", 0.01, 0.5),
@@ -53,26 +51,19 @@ PARAMETERS = (
     _limit("motion_memory_s", "Time after a motion in which lost input halts and does not only hold.", "s", 0.1, 5.0),
     _limit("healthy_s", "Healthy input that a reset needs.", "s", 0.5, 10.0),
     _limit("caution_scale", "Factor on the action while the risk is raised.", "", 0.05, 1.0),
+)
+
+PARAMETERS = (
+    AUTOSTART,
+    *MODEL_PARAMETERS,
+    *_LIMITS,
     Parameter(
         "surprise_frames", _DEFAULTS.surprise_frames, "Frames above the bound that halt.", "", 1, 50, read_only=True
     ),
 )
 
-_LIMIT_NAMES = (
-    "frame_age_s",
-    "decision_age_s",
-    "joint_age_s",
-    "future_s",
-    "frozen_travel_m",
-    "outside_tolerance_m",
-    "motion_memory_s",
-    "healthy_s",
-    "caution_scale",
-)
-
 STATUS_PERIOD_S = 0.5
 PUBLISHER_CHECK_PERIOD_S = 0.2
-CANDIDATES = 2
 
 
 class SafetyMonitor(ManagedNode):
@@ -86,7 +77,7 @@ class SafetyMonitor(ManagedNode):
         super().__init__(names.SAFETY_MONITOR)
         self._p = p = Parameters(self, PARAMETERS)
         try:
-            values: dict[str, Any] = {name: p.float(name) for name in _LIMIT_NAMES}
+            values: dict[str, Any] = {limit.name: p.float(limit.name) for limit in _LIMITS}
             self._limits = Limits(surprise_frames=p.integer("surprise_frames"), **values)
         except ValueError as error:
             raise ConfigurationError(str(error)) from error
@@ -212,7 +203,7 @@ class SafetyMonitor(ManagedNode):
         action = tuple(float(v) for v in message.action)
         flat = [float(v) for v in message.candidate_actions]
         candidates = tuple(tuple(flat[i : i + ACTION_LENGTH]) for i in range(0, len(flat), ACTION_LENGTH))
-        if len(candidates) != CANDIDATES:
+        if len(candidates) != len(CANDIDATES):
             # Malformed like an action of the wrong length, and judged as one.
             candidates = ((),)
         options = (action, *candidates)
@@ -322,25 +313,12 @@ class SafetyMonitor(ManagedNode):
         return response
 
     def _on_load(self, request: LoadModel.Request, response: LoadModel.Response) -> LoadModel.Response:
-        current = self._runtime
-        response.model_id = current.bundle.id if current else ""
-        if not self.is_configured:
-            response.message = "refused: the node is not configured"
-            return response
+        def use(runtime: PolicyRuntime) -> None:
+            self._inference.call(lambda: self._use(runtime))
+
         with self._lock:
             moving = any(self._state.approved)
-        if moving or self._reader.running:
-            response.message = "refused: an episode is running; models are changed at rest"
-            return response
-        try:
-            runtime = open_model(self._p, request.bundle)
-        except (BundleError, ConfigurationError) as error:
-            response.message = f"refused: {error}"
-            self.get_logger().error(f"model not loaded: {error}")
-            return response
-        self._inference.call(lambda: self._use(runtime))
-        response.success, response.message, response.model_id = True, "loaded", runtime.bundle.id
-        return response
+        return answer_load(self, self._p, request, response, self._runtime, moving or self._reader.running, use)
 
     # -- model; these run in the inference thread -------------------------------------------------------------
 
