@@ -5,14 +5,7 @@
 set -euo pipefail
 source "${BASH_SOURCE[0]%/*}/common.sh"
 
-case ${1:-} in
-"") ;;
--h | --help)
-  sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
-  exit 0
-  ;;
-*) die "unknown argument: $1 (see --help)" ;;
-esac
+help_or_nothing "$@"
 
 resumable
 BUILD=$ROOT/build INSTALL=$ROOT/install

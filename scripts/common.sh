@@ -114,3 +114,15 @@ resumable() {
   trap 'printf "\ninterrupted; the same command goes on from here\n" >&2; exit 130' INT
   trap 'exit 143' TERM
 }
+
+# For scripts without arguments: --help shows the comment at the script's head, anything else is refused.
+help_or_nothing() { # [ARGUMENT]
+  case ${1:-} in
+  "") ;;
+  -h | --help)
+    sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
+    exit 0
+    ;;
+  *) die "unknown argument: $1 (see --help)" ;;
+  esac
+}

@@ -190,14 +190,7 @@ prepare() {
   mark ready "$(environment_key)"
 }
 
-case ${1:-} in
-"") ;;
--h | --help)
-  sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
-  exit 0
-  ;;
-*) die "unknown argument: $1 (see --help)" ;;
-esac
+help_or_nothing "$@"
 
 if ! environment_ready; then
   lock "$REQUIREMENTS" "The preparation of the environment"

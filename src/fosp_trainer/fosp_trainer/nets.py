@@ -12,13 +12,8 @@ from torch.nn import functional as F
 from fosp_trainer.config import OptimizerConfig
 
 
-def symlog(x: Tensor) -> Tensor:
-    """sign(x) log(1 + |x|) (DreamerV3)."""
-    return torch.sign(x) * torch.log1p(torch.abs(x))
-
-
 def symexp(x: Tensor) -> Tensor:
-    """Inverse of ``symlog``."""
+    """sign(x) (exp(|x|) - 1), the inverse of symlog (DreamerV3)."""
     return torch.sign(x) * torch.expm1(torch.abs(x))
 
 
