@@ -14,7 +14,7 @@ from enum import Enum
 import numpy as np
 
 from fosp_arm.backend import IkBackend, IkError, Vector
-from fosp_core.task import TOOL_SPEED_LIMIT, WORKSPACE, Box
+from fosp_core.task import TOOL_LEAD_M, TOOL_SPEED_LIMIT, WORKSPACE, Box
 
 
 class Mode(Enum):
@@ -49,7 +49,7 @@ class Settings:
     """Oldest frame, by the stamp of the command, that may still move the arm."""
     future_s: float = 0.05
     speed_m_s: float = TOOL_SPEED_LIMIT
-    lead_m: float = 0.03
+    lead_m: float = TOOL_LEAD_M
     """How far the set-point may run ahead of the measured tool."""
     joint_margin_rad: float = 0.05
     joint_speed_fraction: float = 0.9

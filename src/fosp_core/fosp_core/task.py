@@ -32,11 +32,15 @@ IMAGE_SIZE: Final = 64
 ACTION_SCALE_M: Final = 0.03
 TOOL_SPEED_LIMIT: Final = 0.25
 """Metres per second, along any direction."""
+TOOL_LEAD_M: Final = 0.03
+"""How far the tool's set-point may run ahead of the measured tool."""
 
-TRAIN_SCENES: Final = ("standard",)
+TRAIN_SCENES: Final = ("standard", "varied")
+"""``varied``: other sizes, proportions and shades, and one obstacle or two, so that not one look is learned by heart."""
 TRANSFER_SCENES: Final = ("obstacle_shape", "goal_shape", "obstacle_count", "new_objects")
 SHIFTED_SCENES: Final = ("colors", "camera_shift", "clutter", "moving_obstacle", "lights_off")
-SCENES: Final = TRAIN_SCENES + TRANSFER_SCENES + SHIFTED_SCENES
+SCENES: Final = ("standard", *TRANSFER_SCENES, *SHIFTED_SCENES, "varied")
+"""Layouts depend on a scene's place in this order: new ones go last."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ from fosp_sim.world import TIMESTEP_S, World
 
 SUBSTEPS: Final = round(task.CONTROL_PERIOD_S / TIMESTEP_S)
 COMMANDS: Final = round(task.COMMAND_HZ / task.CONTROL_HZ)
-MAX_LEAD_M: Final = 0.045
-"""How far the tool's set-point may run ahead of the measured tool."""
 OVERVIEW_SIZE: Final = (320, 240)
 
 Observation = dict[str, NDArray[Any]]
@@ -208,11 +206,11 @@ class SafeReachEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
 def next_setpoint(
     setpoint: NDArray[np.float64], tool: NDArray[np.float64], displacement: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Move the tool's set-point (3,), at most ``MAX_LEAD_M`` ahead of the measured tool and at allowed heights."""
+    """Move the tool's set-point (3,), at most ``task.TOOL_LEAD_M`` ahead of the measured tool and at allowed heights."""
     lead = setpoint + displacement - tool
     length = float(np.linalg.norm(lead))
-    if length > MAX_LEAD_M:
-        lead *= MAX_LEAD_M / length
+    if length > task.TOOL_LEAD_M:
+        lead *= task.TOOL_LEAD_M / length
     moved = tool + lead
     moved[2] = np.clip(moved[2], task.WORKSPACE.low[2], task.WORKSPACE.high[2])
     return np.asarray(moved)

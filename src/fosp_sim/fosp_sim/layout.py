@@ -288,6 +288,8 @@ def _obstacle_templates(scene: str, rng: np.random.Generator) -> list[Item]:
         return [wide, wide, replace(lying, rgb=BLUE)]
     if scene == "colors":
         return [replace(cuboid, rgb=_vivid(rng, (0.55, 0.95))) for _ in range(2)]
+    if scene == "varied":
+        return [_varied_cuboid(rng) for _ in range(1 if rng.random() < 0.25 else 2)]
     return [cuboid, cuboid]
 
 
@@ -296,8 +298,22 @@ def _goal_item(scene: str, position: tuple[float, float], rng: np.random.Generat
         return Item("box", (0.05, 0.05, 0.05), position, RED, yaw=float(rng.uniform(-np.pi, np.pi)))
     if scene == "new_objects":
         return Item("box", (0.05, 0.05, 0.05), position, YELLOW, yaw=float(rng.uniform(-np.pi, np.pi)))
+    if scene == "varied":
+        width = float(rng.uniform(0.04, 0.065))
+        rgb = _shade(rng, (-0.05, 0.05))
+        return Item("cylinder", (width, width, float(rng.uniform(0.04, 0.06))), position, rgb)
     rgb = _vivid(rng, (0.08, 0.17)) if scene == "colors" else RED
     return Item("cylinder", (0.05, 0.05, 0.05), position, rgb)
+
+
+def _varied_cuboid(rng: np.random.Generator) -> Item:
+    """Sizes and greens around the standard ones; the looks of the transfer and shifted scenes stay unseen."""
+    x, y = rng.uniform(0.045, 0.10, 2)
+    return Item("box", (float(x), float(y), float(rng.uniform(0.12, 0.20))), (0.0, 0.0), _shade(rng, (0.22, 0.50)))
+
+
+def _shade(rng: np.random.Generator, hue: tuple[float, float]) -> Rgb:
+    return colorsys.hsv_to_rgb(rng.uniform(*hue) % 1.0, rng.uniform(0.65, 1.0), rng.uniform(0.45, 0.95))
 
 
 def _vivid(rng: np.random.Generator, hue: tuple[float, float]) -> Rgb:

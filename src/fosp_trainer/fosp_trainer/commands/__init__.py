@@ -1,0 +1,1 @@
+"""The commands of ``fosp-train``, one a module: a dataclass of options and ``run``, which raises ``UserError``."""
