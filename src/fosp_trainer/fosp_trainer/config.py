@@ -98,7 +98,7 @@ class WorldModelConfig:
     """Recurrent state-space model of DreamerV3 (Hafner et al. 2023)."""
 
     deter: int = 256
-    stoch: int = 16
+    stoch: int = 32
     """Number of categorical variables."""
     classes: int = 16
     """Classes of each."""
@@ -108,7 +108,7 @@ class WorldModelConfig:
     """Width of the heads."""
     layers: int = 1
     """Hidden layers of the heads."""
-    cnn_depth: int = 24
+    cnn_depth: int = 16
     stem_stride: Literal[2, 4] = 4
     """Stride of the first convolution (kernel twice as large); 4 is the fast one on a CPU."""
     unimix: float = 0.01
@@ -118,12 +118,16 @@ class WorldModelConfig:
     free_nats: float = 1.0
     dynamics_scale: float = 0.5
     representation_scale: float = 0.1
-    decode_fraction: float = 0.5
+    decode_fraction: float = 0.25
     """Share of a batch's frames that is decoded to images in an update: the decoder is the dearest part."""
-    saturation_weight: float = 5.0
+    saturation_weight: float = 15.0
     """Extra reconstruction weight of a fully saturated pixel."""
     red_weight: float = 15.0
     """Extra reconstruction weight of a fully red pixel (the goal is small and red)."""
+    position_weight: float = 30.0
+    """Weight of the positions of goal and obstacles, where the data labels them (a simulation does). Only a training
+    signal for small things that the decoder is slow to notice: nothing reads them when the policy acts. 0 is off.
+    """
     proprio_weight: float = 100.0
     reward_weight: float = 10.0
     cost_weight: float = 1.0
@@ -143,7 +147,7 @@ class WorldModelConfig:
         _fraction(self, "unimix", "decode_fraction")
         _non_negative(
             self, "free_nats", "dynamics_scale", "representation_scale", "saturation_weight", "red_weight",
-            "proprio_weight", "reward_weight", "cost_weight", "cost_event_weight", "continue_weight",
+            "position_weight", "proprio_weight", "reward_weight", "cost_weight", "cost_event_weight", "continue_weight",
         )  # fmt: skip
 
     @property
@@ -445,6 +449,7 @@ def _paper() -> Config:
             stem_stride=2,
             bin_limit=20.0,
             decode_fraction=1.0,
+            position_weight=0.0,
         ),
         critic=CriticConfig(
             units=1024,

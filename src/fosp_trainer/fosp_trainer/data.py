@@ -15,9 +15,7 @@ from torch import Tensor
 
 from fosp_trainer.config import DataConfig, SpaceConfig
 from fosp_trainer.errors import UserError
-from fosp_trainer.world_model import Batch
-
-OBSTACLE_SLOTS = 3
+from fosp_trainer.world_model import OBSTACLE_SLOTS, Batch
 
 
 class DataError(UserError):
@@ -297,7 +295,9 @@ def gather(frames: Frames, indices: Indices, space: SpaceConfig, device: torch.d
         image[indices.flip] = mirror_image(image[indices.flip])
     proprio: NDArray[np.floating] = frames.proprio[indices.frame]
     action = np.where(indices.previous[..., None] >= 0, frames.action[np.maximum(indices.previous, 0)], np.float32(0.0))
+    points = np.concatenate([frames.goal[indices.frame][..., None, :], frames.obstacles[indices.frame]], -2)
     if indices.flip.any():
+        points = np.where(indices.flip[..., None, None], points * np.array([1, -1, 1], np.float32), points)
         low, high = np.asarray(space.proprio_low, np.float32), np.asarray(space.proprio_high, np.float32)
         signs = np.where(indices.flip[..., None], np.asarray(space.mirror_proprio, np.float32), np.float32(1.0))
         proprio = (proprio - (low + high) / 2) * signs + (low + high) / 2
@@ -316,6 +316,7 @@ def gather(frames: Frames, indices: Indices, space: SpaceConfig, device: torch.d
         cost=tensor(frames.cost[indices.frame]),
         is_first=tensor(frames.is_first[indices.frame]),
         is_terminal=tensor(frames.is_terminal[indices.frame]),
+        points=tensor(points) if np.isfinite(points).any() else None,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +12,7 @@ from torch import Tensor
 from fosp_trainer.data import Frames, gather, padded
 from fosp_trainer.latents import encode, subset
 from fosp_trainer.nets import MLP
-from fosp_trainer.world_model import WorldModel
-
-POSITION_SCALE_M = 0.3
-
-
-def _matched(prediction: Tensor, target: Tensor) -> Tensor:
-    """Squared error (N) of unordered points (N, K, 3) under the best assignment; absent targets (NaN) don't count."""
-    count = target.shape[1]
-    present = torch.isfinite(target).all(-1)  # (N, K)
-    target = torch.nan_to_num(target)
-    options = []
-    for order in itertools.permutations(range(count)):
-        error = ((prediction[:, order] - target) ** 2).sum(-1) * present
-        options.append(error.sum(-1) / present.sum(-1).clamp_min(1))
-    return torch.stack(options).amin(0)
+from fosp_trainer.world_model import POSITION_SCALE_M, WorldModel, matched_error
 
 
 def probe_errors(
@@ -78,7 +63,7 @@ def _probe_squares(prediction: Tensor, tool: Tensor, goal: Tensor, obstacles: Te
     return [
         ((prediction[:, :3] - scaled[0]) ** 2).sum(-1),
         ((prediction[:, 3:6] - scaled[1]) ** 2).sum(-1),
-        _matched(points, scaled[2]),
+        matched_error(points, scaled[2]),
     ]
 
 

@@ -6,8 +6,10 @@ Everything but the recurrent step runs once over the whole (B, T) block.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,9 @@ from torch.nn import functional as F
 
 from fosp_trainer.config import SpaceConfig, WorldModelConfig
 from fosp_trainer.nets import MLP, ImageNorm, TwoHot
+
+OBSTACLE_SLOTS: Final = 3
+POSITION_SCALE_M: Final = 0.3
 
 
 @dataclass
@@ -30,6 +35,7 @@ class Batch:
     cost: Tensor  # (B, T)
     is_first: Tensor  # (B, T) float 0 or 1
     is_terminal: Tensor  # (B, T) float 0 or 1
+    points: Tensor | None = None  # (B, T, 1 + K, 3) goal and obstacles in metres, NaN where absent or unknown
 
 
 @dataclass
@@ -183,6 +189,18 @@ class RSSM(nn.Module):
         return -torch.log(-torch.log(uniform.clamp(1e-9, 1.0 - 1e-7)))
 
 
+def matched_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Squared error (N,) a point of unordered points (N, K, 3) under the best assignment; absent targets (NaN) don't
+    count.
+    """
+    present = torch.isfinite(target).all(-1)  # (N, K)
+    target = torch.nan_to_num(target)
+    pairs = ((prediction[:, :, None] - target[:, None]) ** 2).sum(-1) * present[:, None]  # (N, K, K)
+    slots = torch.arange(target.shape[1])
+    options = [pairs[:, list(order), slots].sum(-1) for order in itertools.permutations(range(target.shape[1]))]
+    return torch.stack(options).amin(0) / present.sum(-1).clamp_min(1)
+
+
 def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p || q) in nats, summed over the categorical variables: (..., stoch, classes) to (...)."""
     return (log_p.exp() * (log_p - log_q)).sum((-2, -1))
@@ -206,6 +224,7 @@ class WorldModel(nn.Module):
         features = config.deter + config.latent
         self.bins = TwoHot(config.bin_count, config.bin_limit)
         self.proprio_head = MLP(features, config.units, config.layers, space.proprio)
+        self.position_head = MLP(features, config.units, config.layers, 3 * (1 + OBSTACLE_SLOTS))
         self.reward_head = MLP(features, config.units, config.layers, self.bins.outputs, out_scale=0.0)
         self.cost_head = MLP(features, config.units, config.layers, self.bins.outputs, out_scale=0.0)
         self.continue_head = MLP(features, config.units, config.layers, 1)
@@ -328,7 +347,12 @@ class WorldModel(nn.Module):
         reward, cost = batch.reward.flatten(), batch.cost.flatten()
         events = 1.0 + (config.cost_event_weight - 1.0) * (cost > 0)
         alive = 1.0 - batch.is_terminal.flatten()
-        losses = {
+        losses = (
+            {}
+            if batch.points is None or config.position_weight == 0
+            else {"position": config.position_weight * self.position_loss(features, batch.points.flatten(0, 1))}
+        )
+        losses |= {
             "image": self.image_loss(features, batch.image.flatten(0, 1)),
             "proprio": config.proprio_weight * ((self.proprio_head(features).float() - proprio) ** 2).sum(-1).mean(),
             "reward": config.reward_weight * self.bins.loss(self.reward_head(features), reward).mean(),
@@ -343,6 +367,18 @@ class WorldModel(nn.Module):
         metrics = {name: value.detach() for name, value in losses.items()}
         metrics["kl"] = categorical_kl(observed.posterior.detach(), observed.prior.detach()).mean()
         return total, metrics, observed
+
+    def position_loss(self, features: Tensor, points: Tensor) -> Tensor:
+        """Mean squared error (scalar) of goal and obstacles, in units of ``POSITION_SCALE_M``; features (N, D + Z),
+        points (N, 1 + K, 3) in metres. Obstacles have no order: the best assignment counts.
+        """
+        middle = torch.stack([self.proprio_center[0], self.proprio_center[1], torch.zeros_like(self.proprio_center[0])])
+        target = (points - middle) / POSITION_SCALE_M
+        predicted = self.position_head(features).float().unflatten(-1, (-1, 3))
+        return (
+            matched_error(predicted[:, :1], target[:, :1]).mean()
+            + matched_error(predicted[:, 1:], target[:, 1:]).mean()
+        )
 
     def kl_losses(self, observed: Observed) -> tuple[Tensor, Tensor]:
         """max(free, KL(sg posterior || prior)) trains the prior; max(free, KL(posterior || sg prior)) the posterior."""
