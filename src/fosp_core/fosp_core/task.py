@@ -36,7 +36,7 @@ TOOL_LEAD_M: Final = 0.03
 """How far the tool's set-point may run ahead of the measured tool."""
 
 TRAIN_SCENES: Final = ("standard", "varied")
-"""``varied``: other sizes, proportions and shades, and one obstacle or two, so that not one look is learned by heart."""
+"""``varied``: other sizes and shades, and one obstacle or two, so that no one look is learned by heart."""
 TRANSFER_SCENES: Final = ("obstacle_shape", "goal_shape", "obstacle_count", "new_objects")
 SHIFTED_SCENES: Final = ("colors", "camera_shift", "clutter", "moving_obstacle", "lights_off")
 SCENES: Final = ("standard", *TRANSFER_SCENES, *SHIFTED_SCENES, "varied")

@@ -1,0 +1,141 @@
+"""The closed loop without ROS: the same filter, selector and safety rules as the nodes, on a simulated clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fosp_core import safety
+from fosp_core.bundle import Bundle
+from fosp_core.images import Image
+from fosp_core.runtime import PolicyRuntime, StepOutput
+from fosp_core.safety import Limits, MonitorState, Now, Reason, SafetyState, Verdict
+from fosp_core.selector import Mode, Selection, Selector
+from fosp_core.task import CONTROL_PERIOD_S
+
+DECISION_DELAY_S: Final = 0.005
+"""From the frame to the decision on the simulated clock, of the order that the graph shows."""
+
+
+@dataclass(frozen=True)
+class Steered:
+    """One control step: what was proposed and what may be executed, (A,) in [-1, 1]."""
+
+    action: NDArray[np.float32]
+    output: StepOutput
+    selection: Selection
+    risk: float
+    """Largest of p(s, a) of the proposed action and its imagined future; p(s, a) alone without the monitor."""
+    verdict: Verdict
+    reasons: tuple[Reason, ...]
+    halted: bool
+
+
+class Pilot:
+    """Acts from images, with or without the safety monitor. One pilot belongs to one thread."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        monitor: bool = True,
+        mode: Mode | None = None,
+        noise: float = 0.0,
+        seed: int = 0,
+        limits: Limits | None = None,
+    ) -> None:
+        """Create the sessions.
+
+        Args:
+            bundle: a loaded bundle.
+            monitor: judge every action by a filter of its own, as the monitor node does.
+            mode: selection; the manifest's by default.
+            noise: standard deviation of Gaussian noise on the proposed action, for exploration; >= 0.
+            seed: of selection and noise.
+            limits: of the monitor.
+
+        Raises:
+            BundleError: a graph that does not load.
+            ValueError: a setting out of range.
+        """
+        if not (np.isfinite(noise) and noise >= 0.0):
+            raise ValueError(f"noise must be finite and >= 0, got {noise}")
+        settings = bundle.manifest.selector
+        chosen: Mode = mode or settings.mode  # type: ignore[assignment]  # the manifest checks it
+        self._selector = Selector(settings.kappa, settings.temperature, chosen, settings.cost_limit, seed)
+        self._policy = PolicyRuntime(bundle)
+        self._monitor = PolicyRuntime(bundle) if monitor else None
+        self._thresholds = bundle.manifest.thresholds
+        self._limits = limits or Limits()
+        self._noise, self._rng = noise, np.random.default_rng(seed)
+        self.start()
+
+    def start(self) -> None:
+        """Begin an episode: forget the past; a halt of the last episode is taken as reset by the operator."""
+        self._policy.reset()
+        if self._monitor is not None:
+            self._monitor.reset()
+        self._state = MonitorState()
+        self._executed = np.zeros(self._policy.bundle.manifest.action_length, np.float32)
+        self._steps = 0
+
+    def act(self, image: Image, proprio: NDArray[np.floating]) -> Steered:
+        """The action for one frame: uint8 (S, S, 3) and tool position (3,) in metres."""
+        first = self._steps == 0
+        output = self._policy.step(image, proprio, self._executed, first)
+        selection = self._selector.select(output)
+        proposed = selection.action
+        if self._noise > 0.0:
+            noise = self._rng.normal(0.0, self._noise, proposed.shape)
+            proposed = np.clip(proposed + noise, -1.0, 1.0).astype(np.float32)
+        if self._monitor is None:
+            steered = Steered(
+                proposed, output, selection, float(output.violation_probability[selection.chosen]),
+                Verdict.NONE, (), False,
+            )  # fmt: skip
+        else:
+            steered = self._judge(self._monitor, image, proprio, first, output, selection, proposed)
+        self._executed = steered.action
+        self._steps += 1
+        return steered
+
+    def _judge(
+        self,
+        monitor: PolicyRuntime,
+        image: Image,
+        proprio: NDArray[np.floating],
+        first: bool,
+        output: StepOutput,
+        selection: Selection,
+        proposed: NDArray[np.float32],
+    ) -> Steered:
+        stamp = 1.0 + self._steps * CONTROL_PERIOD_S
+        seen = monitor.step(image, proprio, self._executed, first)
+        frame = safety.Frame(
+            stamp=stamp,
+            digest=hash(image.tobytes()),
+            tool=tuple(float(v) for v in proprio),
+            joint_age_s=0.0,
+            surprise=seen.surprise,
+            violation_probability=seen.state_violation_probability,
+            is_first=seen.is_first,
+        )
+        limits, thresholds = self._limits, self._thresholds
+        now = Now(stamp + DECISION_DELAY_S, stamp + DECISION_DELAY_S)
+        state = safety.observe_frame(self._state, limits, thresholds, frame, now)
+        options = (proposed, *output.candidate_actions)
+        judgement = monitor.judge(np.stack(options))
+        assessment = safety.Assessment(
+            tuple(float(v) for v in judgement.worst), tuple(float(v) for v in judgement.q_cost)
+        )
+        vectors = [tuple(float(v) for v in option) for option in options]
+        decision = safety.Decision(stamp, now.stamp, vectors[0], tuple(vectors[1:]))
+        state, judged = safety.judge_decision(state, limits, thresholds, decision, assessment, now)
+        self._state, command = safety.tick(state, limits, now)
+        return Steered(
+            np.asarray(command.action, np.float32), output, selection, float(judgement.worst[0]),
+            judged.verdict, tuple(dict.fromkeys((*command.reasons, *judged.reasons))),
+            self._state.state is SafetyState.HALTED,
+        )  # fmt: skip

@@ -1,0 +1,208 @@
+"""Bundles at work in the gymnasium environment: episodes in several processes, through the robot's ``fosp_core``."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from fosp_core import task
+from fosp_core.bundle import load_bundle
+from fosp_core.episode import Episode, EpisodeBuilder
+from fosp_core.pilot import Pilot
+from fosp_core.selector import Mode
+from fosp_core.statistics import wilson_interval
+from fosp_trainer.errors import UserError
+from fosp_trainer.progress import bar
+
+ENVIRONMENT: Final = "SafeReach-v0"
+CHUNK: Final = 5
+
+
+@dataclass(frozen=True)
+class Drive:
+    """How episodes are run: which bundle, where, and who watches."""
+
+    bundle: str
+    scene: str = "standard"
+    monitor: bool = True
+    mode: Mode | None = None
+    noise: float = 0.0
+    visual_randomization: bool = False
+    keep: bool = False
+    """Whether the episodes themselves are returned, for training."""
+
+
+Result = tuple[dict[str, Any], Episode | None]
+
+
+def run_episode(env: Any, pilot: Pilot, drive: Drive, seed: int) -> Result:
+    """One episode of the layout ``seed``: its record, and the episode when it is kept."""
+    observation, info = env.reset(seed=seed)
+    pilot.start()
+    builder = EpisodeBuilder(kind="policy", scene=drive.scene, layout_seed=seed)
+    builder.add_frame(observation, info)
+    total, costs, steps, clearance, worst = 0.0, 0.0, 0, float(info["clearance"]), 0.0
+    verdicts: Counter[str] = Counter()
+    halt: list[str] = []
+    ended = False
+    while not ended:
+        steered = pilot.act(observation["image"], observation["proprio"])
+        verdicts[steered.verdict.name.lower()] += 1
+        worst = max(worst, steered.risk)
+        if steered.halted:
+            halt = [reason.name.lower() for reason in steered.reasons]
+        observation, reward, cost, terminated, truncated, info = env.step(steered.action)
+        builder.add_step(steered.action, observation, reward, cost, terminated, info)
+        total, costs, steps = total + reward, costs + cost, steps + 1
+        clearance = min(clearance, float(info["clearance"]))
+        # The arm holds until an operator resets: nothing more happens in this episode.
+        ended = terminated or truncated or steered.halted
+    record = {
+        "seed": seed,
+        "success": bool(info["success"]),
+        "violated": bool(info["violated"]),
+        "return": total,
+        "cost": costs,
+        "steps": steps,
+        "smallest_clearance_m": clearance,
+        "largest_risk": worst,
+        "halt": halt,
+        "slowed": verdicts["slowed"],
+        "replaced": verdicts["replaced"],
+    }
+    return record, builder.build() if drive.keep else None
+
+
+def _register_environments() -> None:
+    """Let installed packages register their environments; gymnasium from 1.0 on does not ask them by itself."""
+    import gymnasium
+
+    if ENVIRONMENT in gymnasium.registry:
+        return
+    for entry in entry_points(group="gymnasium.envs"):
+        register = entry.load()
+        if callable(register):
+            register()
+    if ENVIRONMENT not in gymnasium.registry:
+        raise UserError(f"no installed package registers {ENVIRONMENT}; build the workspace and start through ./run")
+
+
+_worker: tuple[Drive, Any, Pilot] | None = None
+
+
+def _run_chunk(drive: Drive, seeds: Sequence[int]) -> list[Result]:
+    import gymnasium
+
+    global _worker
+    if _worker is None or _worker[0] != drive:
+        if _worker is not None:
+            _worker[1].close()
+        _register_environments()
+        env = gymnasium.make(ENVIRONMENT, scene=drive.scene, visual_randomization=drive.visual_randomization)
+        pilot = Pilot(load_bundle(drive.bundle), drive.monitor, drive.mode, drive.noise, seed=seeds[0])
+        _worker = (drive, env, pilot)
+    _, env, _ = _worker
+    results = []
+    for seed in seeds:
+        # A pilot of its own for every episode's random numbers: the outcome must not depend on who ran what before.
+        pilot = (
+            Pilot(load_bundle(drive.bundle), drive.monitor, drive.mode, drive.noise, seed)
+            if drive.noise
+            else _worker[2]
+        )
+        results.append(run_episode(env, pilot, drive, seed))
+    return results
+
+
+def run_episodes(
+    drives: Sequence[tuple[Drive, Sequence[int]]], workers: int = 2, quiet: bool = False, name: str = "episodes"
+) -> Iterator[tuple[Drive, Result]]:
+    """Run the layouts of every drive, in any order of completion. Abandoning the iterator ends the processes."""
+    for drive, _ in drives:
+        task.check_scene(drive.scene)
+        load_bundle(drive.bundle)
+    chunks = [(drive, list(seeds[i : i + CHUNK])) for drive, seeds in drives for i in range(0, len(seeds), CHUNK)]
+    total = sum(len(seeds) for _, seeds in drives)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(max_workers=max(1, min(workers, len(chunks))), mp_context=context)
+    try:
+        futures = {pool.submit(_run_chunk, drive, seeds): drive for drive, seeds in chunks}
+        with bar(name, total, quiet=quiet) as shown:
+            for future in as_completed(futures):
+                results = future.result()
+                shown.advance(len(results), "")
+                for result in results:
+                    yield futures[future], result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Rates with Wilson 95 % intervals, means, halts by reason, and the records in the order of their seeds."""
+    records = sorted(records, key=lambda r: r["seed"])
+    count = len(records)
+    summary: dict[str, Any] = {"episodes": count}
+    hits = {
+        "success": sum(r["success"] for r in records),
+        "violation": sum(r["violated"] for r in records),
+        "safe_success": sum(r["success"] and not r["violated"] for r in records),
+    }
+    for name, number in hits.items():
+        summary[f"{name}_rate"] = number / count if count else 0.0
+        summary[f"{name}_rate_interval"] = list(wilson_interval(number, count))
+    for name in ("return", "cost", "steps"):
+        summary[f"mean_{name}"] = float(np.mean([r[name] for r in records])) if count else 0.0
+    summary["smallest_clearance_m"] = min((r["smallest_clearance_m"] for r in records), default=None)
+    summary["halts"] = dict(Counter(reason for r in records for reason in r["halt"][:1]))
+    summary["interventions"] = {name: sum(r[name] for r in records) for name in ("slowed", "replaced")}
+    return {**summary, "records": records}
+
+
+def evaluate(
+    bundle: Path | str,
+    scene: str = "standard",
+    episodes: int = 200,
+    seed: int = 0,
+    monitor: bool = True,
+    workers: int = 2,
+    quiet: bool = False,
+    mode: Mode | None = None,
+) -> dict[str, Any]:
+    """Run layouts ``seed`` to ``seed + episodes - 1`` of the evaluation range; see ``summarize`` for the result.
+
+    Ctrl-C keeps what is finished, marked ``interrupted``.
+
+    Raises:
+        UserError: an unknown scene, or counts that make no sense.
+        BundleError: a bundle that must not be loaded.
+    """
+    if episodes <= 0 or workers <= 0:
+        raise UserError(f"episodes and workers must be > 0, got {episodes} and {workers}")
+    try:
+        seeds = [task.evaluation_seed(seed + i) for i in range(episodes)]
+        task.check_scene(scene)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    manifest = load_bundle(bundle).manifest
+    drive = Drive(str(bundle), scene, monitor, mode)
+    records: list[dict[str, Any]] = []
+    interrupted = False
+    try:
+        for _, (record, _) in run_episodes([(drive, seeds)], workers, quiet, f"{scene}"):
+            records.append(record)
+    except KeyboardInterrupt:
+        interrupted = True
+        if not records:
+            raise
+    return {
+        "scene": scene, "seed": seed, "monitor": monitor, "model_id": manifest.id,
+        **({"interrupted": True} if interrupted else {}), **summarize(records),
+    }  # fmt: skip
