@@ -69,7 +69,11 @@ def test_launch_file_starts_the_graph_and_an_interrupt_ends_it(
 
 @pytest.mark.parametrize(
     ("argument", "message"),
-    [("sim:=gazebo", "gazebo is not available yet"), ("bundle:=safereach/absent", "no such bundle")],
+    [
+        ("simm:=mujoco", "did you mean 'sim'"),
+        ("sim:=unity", "sim must be one of"),
+        ("bundle:=safereach/absent", "no such bundle"),
+    ],
 )
 def test_launch_file_refuses_what_it_cannot_run(models: Path, tmp_path: Path, argument: str, message: str) -> None:
     env = {**os.environ, "ROS_LOG_DIR": str(tmp_path)}

@@ -65,6 +65,7 @@ ROS_PACKAGES = {
     "std_msgs",
     "std_srvs",
     "trajectory_msgs",
+    "visualization_msgs",
 }
 PIP_NAMES = {
     "cv2": "opencv-python-headless",
@@ -205,7 +206,7 @@ def test_declared_dependencies_are_used(package: Path) -> None:
     folders = [package / package.name, package / "test", *([ROOT / "launch"] if package.name == "fosp_bringup" else [])]
     used = {ROSDEP_KEYS.get(module, module) for folder in folders for module, _ in imports(folder)}
     # The bringup starts the executables of the packages that it doesn't import.
-    started = set(NAMES) if package.name == "fosp_bringup" else set()
+    started = {*NAMES, "robot_state_publisher", "rviz2"} if package.name == "fosp_bringup" else set()
     assert declared(package, "depend", "exec_depend", "test_depend") <= used | started | {"python3-pytest"}
 
 

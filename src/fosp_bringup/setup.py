@@ -26,6 +26,8 @@ setup(
     entry_points={
         "console_scripts": [
             "fosp-demo = fosp_bringup.demo:main",
+            "console_node = fosp_bringup.console_node:main",
+            "rviz_node = fosp_bringup.rviz_node:main",
             "fosp-up = fosp_bringup.runner:main",
         ],
     },

@@ -5,16 +5,23 @@ Pure data, read by the ROS launch file and by the embedded runner.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
+from ament_index_python.packages import get_package_share_directory
 
+import fosp_description
+from fosp_core.task import check_scene
 from fosp_ros import names
 
 SIMULATORS: Final = ("mujoco", "gazebo", "none")
+ARM_BACKENDS: Final = ("ik", "servo", "moveit")
+ROLES: Final = ("simulation", "robot", "policy", "operators")
+"""What a node is for; every role has a launch file of its own."""
+ACTION_PARTS: Final = ("send_goal", "cancel_goal", "get_result", "feedback", "status")
 SIMULATED_FUTURE_S: Final = 0.05
 """How far stamps may lie ahead of a simulated clock; the age of what is received is bounded by the steady clock."""
 
@@ -37,6 +44,12 @@ class Arguments:
     real_time_factor: float = field(default=1.0, metadata={"help": "speed of the simulation, 1 is real time"})
     use_sim_time: bool = field(default=False, metadata={"help": "stamp with the simulation's clock"})
     record_overview: bool = field(default=True, metadata={"help": "record the overview camera for videos"})
+    arm_backend: str = field(default="ik", metadata={"help": "what moves the arm: ik, servo or moveit"})
+    namespace: str = field(default="", metadata={"help": "namespace of nodes, topics, services and actions"})
+    scene: str = field(default="standard", metadata={"help": "scene of the episodes that operators start"})
+    rviz: bool = field(default=False, metadata={"help": "RViz with the operators' menu; needs RViz installed"})
+    console: bool = field(default=False, metadata={"help": "operators' web page, on this host only"})
+    console_port: int = field(default=8080, metadata={"help": "TCP port of the operators' web page"})
 
     def __post_init__(self) -> None:
         if self.sim not in SIMULATORS:
@@ -45,6 +58,16 @@ class Arguments:
             raise GraphError(f"real_time_factor must be > 0, got {self.real_time_factor}")
         if self.real_time_factor != 1.0 and not self.use_sim_time:
             raise GraphError("real_time_factor other than 1 needs use_sim_time")
+        if self.arm_backend not in ARM_BACKENDS:
+            raise GraphError(f"arm_backend must be one of {', '.join(ARM_BACKENDS)}, got {self.arm_backend!r}")
+        if self.namespace and not all(part.isidentifier() for part in self.namespace.strip("/").split("/")):
+            raise GraphError(f"namespace must be names joined by '/', got {self.namespace!r}")
+        if not 1 <= self.console_port <= 65535:
+            raise GraphError(f"console_port must be in [1, 65535], got {self.console_port}")
+        try:
+            check_scene(self.scene)
+        except ValueError as error:
+            raise GraphError(str(error)) from error
 
     @staticmethod
     def from_text(values: Mapping[str, str]) -> Arguments:
@@ -69,6 +92,12 @@ class NodeSpec:
     lifecycle: bool = False
     nice: int = 0
     """Added to the niceness: what the control loop can wait for yields to it."""
+    role: str = "policy"
+    """One of ``ROLES``."""
+    respawn: bool = False
+    """Whether a supervisor may start it again: only what cannot set the arm in motion by coming back."""
+    arguments: Sequence[str] = ()
+    """Arguments before ``--ros-args``."""
 
 
 def nodes(arguments: Arguments) -> list[NodeSpec]:
@@ -90,26 +119,72 @@ def nodes(arguments: Arguments) -> list[NodeSpec]:
                 "simulation_node",
                 names.SIMULATION_NODE,
                 {"real_time_factor": arguments.real_time_factor, **clock},
+                role="simulation",
             )
         )
     elif arguments.sim == "gazebo":
         raise GraphError("sim:=gazebo is not available yet; use sim:=mujoco, or sim:=none with a robot of your own")
     elif arguments.camera:
-        world.append(NodeSpec("fosp_camera", "camera_node", names.CAMERA_NODE, {"source": arguments.camera, **clock}))
+        source = {"source": arguments.camera, **clock}
+        world.append(NodeSpec("fosp_camera", "camera_node", names.CAMERA_NODE, source, role="robot", respawn=True))
+    if arguments.arm_backend != "ik":
+        raise GraphError(f"arm_backend:={arguments.arm_backend} is not available yet; use arm_backend:=ik")
     records = str(Path(arguments.records_root).expanduser().absolute())
     return [
         *world,
-        NodeSpec("fosp_arm", "arm_node", names.ARM_NODE, clock),
+        NodeSpec("fosp_arm", "arm_node", names.ARM_NODE, clock, role="robot"),
         NodeSpec("fosp_safety_monitor", "safety_monitor", names.SAFETY_MONITOR, {**models, **ahead}, lifecycle=True),
-        NodeSpec("fosp_policy_node", "policy_node", names.POLICY_NODE, models, lifecycle=True),
+        NodeSpec("fosp_policy_node", "policy_node", names.POLICY_NODE, models, lifecycle=True, respawn=True),
         NodeSpec(
             "fosp_episodes",
             "episode_node",
             names.EPISODE_NODE,
             {"records_root": records, "record_overview": arguments.record_overview, **clock},
             nice=5,
+            respawn=True,
         ),
+        *_operators(arguments),
     ]
+
+
+def _operators(arguments: Arguments) -> list[NodeSpec]:
+    own = {
+        "models_root": str(Path(arguments.models_root).expanduser().absolute()),
+        "scene": arguments.scene,
+        "use_sim_time": arguments.use_sim_time,
+    }
+    common: dict[str, Any] = {"nice": 5, "role": "operators", "respawn": True}
+    specs: list[NodeSpec] = []
+    if arguments.rviz:
+        description = {"robot_description": fosp_description.urdf_path().read_text(encoding="utf-8")}
+        clock = {"use_sim_time": arguments.use_sim_time}
+        config = ("-d", str(Path(get_package_share_directory("fosp_bringup")) / "rviz" / "safereach.rviz"))
+        specs = [
+            NodeSpec("fosp_bringup", "rviz_node", names.RVIZ_NODE, own, **common),
+            NodeSpec(
+                "robot_state_publisher",
+                "robot_state_publisher",
+                "robot_state_publisher",
+                {**description, **clock},
+                **common,
+            ),
+            NodeSpec("rviz2", "rviz2", "rviz2", clock, nice=5, role="operators", arguments=config),
+        ]
+    if arguments.console:
+        port = {"port": arguments.console_port}
+        specs.append(NodeSpec("fosp_bringup", "console_node", names.CONSOLE_NODE, {**own, **port}, **common))
+    return specs
+
+
+def remappings(arguments: Arguments) -> list[tuple[str, str]]:
+    """Rules that move every topic, service and action of the graph into the namespace; the clock stays."""
+    if not arguments.namespace:
+        return []
+    moved: list[str] = []
+    for name in sorted({v for v in vars(names).values() if isinstance(v, str) and v.startswith("/")}):
+        is_action = name in (names.RUN_EPISODES, names.FINE_TUNE)
+        moved += [f"{name}/_action/{part}" for part in ACTION_PARTS] if is_action else [name]
+    return [(name, f"/{arguments.namespace.strip('/')}{name}") for name in moved]
 
 
 def services(arguments: Arguments) -> list[str]:

@@ -206,7 +206,7 @@ class SafeReachEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
 def next_setpoint(
     setpoint: NDArray[np.float64], tool: NDArray[np.float64], displacement: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Move the tool's set-point (3,), at most ``task.TOOL_LEAD_M`` ahead of the measured tool and at allowed heights."""
+    """Move the tool's set-point (3,), at most ``TOOL_LEAD_M`` ahead of the measured tool, at allowed heights."""
     lead = setpoint + displacement - tool
     length = float(np.linalg.norm(lead))
     if length > task.TOOL_LEAD_M:

@@ -1,0 +1,11 @@
+"""The simulated world with its cameras, alone."""
+
+from __future__ import annotations
+
+from fosp_bringup import launching
+from launch import LaunchDescription
+
+
+def generate_launch_description() -> LaunchDescription:
+    """The nodes of this role."""
+    return launching.description(["simulation"])

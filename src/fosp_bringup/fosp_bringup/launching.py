@@ -1,0 +1,123 @@
+"""ROS 2 launch descriptions of the node list, one for each set of roles. Needs ``launch`` and ``launch_ros``."""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, Final
+
+from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler, Shutdown
+from launch.event_handlers import OnProcessStart
+from launch.events import matches_action
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.event_handlers import OnStateTransition
+from launch_ros.events.lifecycle import ChangeState
+from lifecycle_msgs.msg import Transition
+
+from fosp_bringup import graph, runner
+from fosp_bringup.graph import Arguments, GraphError, NodeSpec
+from fosp_ros import names
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+
+RESPAWN_DELAY_S: Final = 2.0
+_SIMILAR: Final = 0.75
+
+
+def description(roles: Sequence[str] = graph.ROLES, **defaults: str) -> LaunchDescription:
+    """The arguments of the graph and its nodes of the given roles; ``defaults`` replace those of the arguments."""
+    declared = [
+        DeclareLaunchArgument(
+            f.name, default_value=defaults.get(f.name, text(f.default)), description=f.metadata["help"]
+        )
+        for f in fields(Arguments)
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=_entities, args=[tuple(roles)])])
+
+
+def text(value: object) -> str:
+    """A default as it is written on the command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def check_names(given: Sequence[str]) -> None:
+    """Raise ``GraphError`` for a misspelt argument, which launch would pass over in silence.
+
+    Names that resemble none of ours belong to the launch file that includes this one.
+    """
+    known = [f.name for f in fields(Arguments)]
+    for name in given:
+        similar = difflib.get_close_matches(name, known, 1, _SIMILAR)
+        if name not in known and similar:
+            raise GraphError(f"unknown argument {name!r}; did you mean {similar[0]!r}?")
+
+
+def _entities(context: LaunchContext, roles: Sequence[str]) -> list[LaunchDescriptionEntity]:
+    check_names(list(context.launch_configurations))
+    values = {f.name: LaunchConfiguration(f.name).perform(context) for f in fields(Arguments)}
+    arguments = Arguments.from_text(values)
+    if "policy" in roles:
+        arguments = runner.chosen_bundle(arguments)
+    specs = [spec for spec in graph.nodes(arguments) if spec.role in roles]
+    actions = {spec.name: _action(spec, arguments) for spec in specs}
+    managed = [actions[spec.name] for spec in specs if spec.lifecycle]
+    handlers = [handler for node in managed for handler in _bring_up(node)]
+    monitor, policy = actions.get(names.SAFETY_MONITOR), actions.get(names.POLICY_NODE)
+    if monitor is not None and policy is not None:
+        # No decision is made before somebody judges it.
+        del actions[names.POLICY_NODE]
+        handlers.append(
+            RegisterEventHandler(
+                OnStateTransition(
+                    target_lifecycle_node=monitor, goal_state="active", entities=[policy], handle_once=True
+                )
+            )
+        )
+    return [*handlers, *actions.values()]
+
+
+def _action(spec: NodeSpec, arguments: Arguments) -> Node:
+    # The kernel ends the node with the launcher, however that dies; a node told to end leaves the arm holding.
+    prefix = ["setpriv --pdeathsig TERM --"] if shutil.which("setpriv") else []
+    if spec.nice:
+        prefix.append(f"nice -n {spec.nice}")
+    parameters = dict(spec.parameters)
+    options: dict[str, Any] = {
+        "package": spec.package,
+        "executable": spec.executable,
+        "name": spec.name,
+        "namespace": arguments.namespace,
+        "arguments": list(spec.arguments),
+        "remappings": graph.remappings(arguments),
+        "prefix": " ".join(prefix) or None,
+        "output": "screen",
+        "emulate_tty": True,
+        "respawn": spec.respawn,
+        "respawn_delay": RESPAWN_DELAY_S,
+        "additional_env": {"PYTHONUNBUFFERED": "1"},
+    }
+    if spec.lifecycle:
+        return LifecycleNode(**options, parameters=[{**parameters, "autostart": False}])
+    return Node(**options, parameters=[parameters])
+
+
+def _bring_up(node: Node) -> list[LaunchDescriptionEntity]:
+    """Configure at every start of the process, then activate; a refusal ends the launch."""
+
+    def change(transition: int) -> EmitEvent:
+        return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition))
+
+    def on(start: str, goal: str, entities: list[LaunchDescriptionEntity]) -> RegisterEventHandler:
+        return RegisterEventHandler(
+            OnStateTransition(target_lifecycle_node=node, start_state=start, goal_state=goal, entities=entities)
+        )
+
+    refused = [LogInfo(msg="a node refused to start; it says why above"), Shutdown(reason="a node refused to start")]
+    return [
+        RegisterEventHandler(OnProcessStart(target_action=node, on_start=[change(Transition.TRANSITION_CONFIGURE)])),
+        on("configuring", "inactive", [change(Transition.TRANSITION_ACTIVATE)]),
+        on("configuring", "unconfigured", refused),
+        on("activating", "inactive", refused),
+    ]
