@@ -99,6 +99,13 @@ def restore_optimizer(name: str, optimizer: torch.optim.Optimizer, tensors: Mapp
             index, _, item = rest.partition("/")
             state.setdefault(int(index), {})[item] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    # fused optimisers walk through memory: moments must lie there as their parameters do (channels_last)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            values = optimizer.state[parameter]
+            for key, value in values.items():
+                if value.shape == parameter.shape:
+                    values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def restore_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:

@@ -10,13 +10,14 @@ from typing import Annotated, Any, Final, Union
 import tyro
 
 from fosp_trainer import config as configuration
-from fosp_trainer.commands import collect, evaluate, export, pretrain
+from fosp_trainer.commands import collect, evaluate, export, online, pretrain
 from fosp_trainer.config import Config
 from fosp_trainer.errors import UserError
 
 COMMANDS: Final[dict[str, tuple[type, Callable[[Any], None]]]] = {
     "collect": (collect.Collect, collect.run),
     "pretrain": (pretrain.Pretrain, pretrain.run),
+    "online": (online.Online, online.run),
     "export": (export.Export, export.run),
     "evaluate": (evaluate.Evaluate, evaluate.run),
 }

@@ -120,15 +120,17 @@ class WorldModelConfig:
     representation_scale: float = 0.1
     decode_fraction: float = 0.25
     """Share of a batch's frames that is decoded to images in an update: the decoder is the dearest part."""
+    image_weight: float = 0.05
+    """Weight of the reconstruction, whose squared error is summed over pixels and so outweighs all else."""
     saturation_weight: float = 15.0
     """Extra reconstruction weight of a fully saturated pixel."""
     red_weight: float = 15.0
     """Extra reconstruction weight of a fully red pixel (the goal is small and red)."""
-    position_weight: float = 30.0
+    position_weight: float = 300.0
     """Weight of the positions of goal and obstacles, where the data labels them (a simulation does). Only a training
     signal for small things that the decoder is slow to notice: nothing reads them when the policy acts. 0 is off.
     """
-    proprio_weight: float = 100.0
+    proprio_weight: float = 200.0
     reward_weight: float = 10.0
     cost_weight: float = 1.0
     cost_event_weight: float = 10.0
@@ -146,7 +148,8 @@ class WorldModelConfig:
         )
         _fraction(self, "unimix", "decode_fraction")
         _non_negative(
-            self, "free_nats", "dynamics_scale", "representation_scale", "saturation_weight", "red_weight",
+            self, "free_nats", "dynamics_scale", "representation_scale", "image_weight", "saturation_weight",
+            "red_weight",
             "position_weight", "proprio_weight", "reward_weight", "cost_weight", "cost_event_weight", "continue_weight",
         )  # fmt: skip
 
@@ -276,8 +279,8 @@ class ProposalConfig:
 class DataConfig:
     """How batches are drawn."""
 
-    batch: int = 8
-    length: int = 16
+    batch: int = 16
+    length: int = 8
     sampling: Literal["stream", "windows"] = "stream"
     """``stream``: every row walks through whole episodes and carries its latent from batch to batch; ``windows``:
     random windows.
@@ -319,6 +322,11 @@ class StageConfig:
     """``staged``: world model, then critics on cached latents, then the actor. ``joint``: all in every update (the
     paper's way).
     """
+    encoder_steps: int = 4_000
+    """Steps in which the encoder alone learns the labelled positions, frame by frame: an order of magnitude cheaper
+    than through the recurrent model. Skipped where the data has no labels.
+    """
+    encoder_batch: int = 64
     world_model_steps: int = 12_000
     critic_steps: int = 8_000
     critic_batch: int = 256
@@ -331,32 +339,31 @@ class StageConfig:
     """Share of a critic or actor batch that comes from the policy's own episodes, once there are any."""
 
     def __post_init__(self) -> None:
-        _non_negative(self, "world_model_steps", "critic_steps", "actor_steps", "probe_every")
-        _positive(self, "critic_batch", "actor_batch", "log_every", "checkpoint_every")
+        _non_negative(self, "encoder_steps", "world_model_steps", "critic_steps", "actor_steps", "probe_every")
+        _positive(self, "encoder_batch", "critic_batch", "actor_batch", "log_every", "checkpoint_every")
         _fraction(self, "online_share")
 
 
 @dataclass(frozen=True)
 class OnlineConfig:
-    """Rounds of the policy's own episodes in simulation."""
+    """Rounds of the policy's own episodes in simulation, with a frozen world model."""
 
     episodes: int = 500
     """Episodes of one round."""
     greedy_share: float = 0.34
     noisy_share: float = 0.33
     """The rest is run with constrained proposals."""
+    varied_share: float = 0.3
+    """Share of each kind that is run in the scene ``varied``."""
     noise: float = 0.3
     """Standard deviation of the noisy episodes' action noise."""
-    environments: int = 8
-    """Environments stepped together in one worker."""
-    world_model_steps: int = 0
     critic_steps: int = 3_000
     actor_steps: int = 2_000
 
     def __post_init__(self) -> None:
-        _positive(self, "episodes", "environments")
-        _non_negative(self, "noise", "world_model_steps", "critic_steps", "actor_steps")
-        _fraction(self, "greedy_share", "noisy_share")
+        _positive(self, "episodes")
+        _non_negative(self, "noise", "critic_steps", "actor_steps")
+        _fraction(self, "greedy_share", "noisy_share", "varied_share")
         _require(
             self.greedy_share + self.noisy_share <= 1.0,
             "OnlineConfig.noisy_share",
@@ -393,7 +400,10 @@ class Config:
     actor: ActorConfig = field(default_factory=ActorConfig)
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    world_model_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    encoder_optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(rate=1e-3, warmup=50, final_fraction=0.05)
+    )
+    world_model_optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(rate=1e-3))
     critic_optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(rate=5e-4, clip=10.0, final_fraction=0.2)
     )
@@ -425,10 +435,11 @@ def _debug() -> Config:
         data=DataConfig(batch=4, length=8, held_out=0.2),
         world_model_optimizer=OptimizerConfig(rate=2e-3, warmup=5),
         stages=StageConfig(
-            world_model_steps=30, critic_steps=30, critic_batch=32, actor_steps=30, actor_batch=32, log_every=10,
+            encoder_steps=10, encoder_batch=8, world_model_steps=30,
+            critic_steps=30, critic_batch=32, actor_steps=30, actor_batch=32, log_every=10,
             probe_every=30, checkpoint_every=10,
         ),
-        online=OnlineConfig(episodes=4, environments=2, world_model_steps=3, critic_steps=5, actor_steps=5),
+        online=OnlineConfig(episodes=6, critic_steps=5, actor_steps=5),
         hardware=HardwareConfig(threads=1),
         lookahead=3,
     )  # fmt: skip
@@ -449,6 +460,7 @@ def _paper() -> Config:
             stem_stride=2,
             bin_limit=20.0,
             decode_fraction=1.0,
+            image_weight=1.0,
             position_weight=0.0,
         ),
         critic=CriticConfig(

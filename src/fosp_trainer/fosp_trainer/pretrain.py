@@ -1,4 +1,4 @@
-"""Offline pretraining: world model, cached latents, critics with reachability, actors; resumable at any update."""
+"""Pretraining: encoder, world model, cached latents, critics with reachability, actors; resumable at any update."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from fosp_trainer import config as configuration
 from fosp_trainer.agent import Agent
 from fosp_trainer.config import Config, OptimizerConfig
 from fosp_trainer.critics import Transitions, lambda_return
-from fosp_trainer.data import Frames, StreamSampler, WindowSampler, check_space, gather, make_sampler, split
+from fosp_trainer.data import Frames, Indices, StreamSampler, WindowSampler, check_space, gather, make_sampler, split
 from fosp_trainer.errors import UserError
 from fosp_trainer.latents import encode
 from fosp_trainer.nets import Optimizer
 from fosp_trainer.progress import Interrupted, Log, Stopper, bar, console
 from fosp_trainer.world_model import State
 
-STAGES: Final = ("world_model", "critics", "actor", "done")
+STAGES: Final = ("encoder", "world_model", "critics", "actor", "done")
 JOINT_STAGES: Final = ("joint", "done")
 
 
@@ -67,6 +67,12 @@ class Latents:
             self.features[index], self.action[index], self.cost[index], self.reward[after], self.cost[after],
             self.features[after], self.alive[after], self.good[index],
         )  # fmt: skip
+
+    def extend(self, other: Latents) -> None:
+        """Take in further episodes."""
+        self.sources = torch.cat([self.sources, other.sources + len(self.features)])
+        for name in ("features", "action", "surprise", "reward", "cost", "alive", "good"):
+            setattr(self, name, torch.cat([getattr(self, name), getattr(other, name)]))
 
     def draw(self, count: int) -> Transitions:
         """Random transitions."""
@@ -149,19 +155,23 @@ class Trainer:
         self.agent = Agent(config)
         self.stages: tuple[str, ...] = STAGES if config.stages.mode == "staged" else JOINT_STAGES
         self.stage, self.step, self.update = self.stages[0], 0, 0
+        self.round = 0
+        """Round of own episodes that is or was trained on last; 0 is pretraining."""
         self.duration_s = 0.0
         self.history: list[float] = []
         """Losses of this process's updates, for tests of determinism."""
-        stages = config.stages
-        steps = stages.world_model_steps if stages.mode == "staged" else 0
-        joint = stages.world_model_steps if stages.mode == "joint" else 0
+        self.totals = self._totals()
+        agent = self.agent
+        self._parts: dict[str, tuple[list[nn.Module], OptimizerConfig, str]] = {
+            "encoder": ([agent.world_model.encoder, agent.world_model.sight_head], config.encoder_optimizer, "encoder"),
+            "world_model": ([agent.world_model], config.world_model_optimizer, "world_model"),
+            "critics": ([agent.critics, agent.reach], config.critic_optimizer, "critics"),
+            "behaviour": ([agent.behaviour], config.actor_optimizer, "critics"),
+            "offline": ([agent.offline], config.actor_optimizer, "actor"),
+        }
         self.optimizers: dict[str, Optimizer] = {}
-        self._add_optimizer("world_model", [self.agent.world_model], config.world_model_optimizer, steps or joint)
-        self._add_optimizer(
-            "critics", [self.agent.critics, self.agent.reach], config.critic_optimizer, joint or stages.critic_steps
-        )
-        self._add_optimizer("behaviour", [self.agent.behaviour], config.actor_optimizer, joint or stages.critic_steps)
-        self._add_optimizer("offline", [self.agent.offline], config.actor_optimizer, joint or stages.actor_steps)
+        for name in self._parts:
+            self.restart(name)
         self.model, adam = self.fabric.setup(self.agent.world_model, self.optimizers["world_model"].adam)
         self.optimizers["world_model"].adam = adam
         self.sampler: StreamSampler | WindowSampler = make_sampler(train, config.data, self.rng)
@@ -170,10 +180,45 @@ class Trainer:
         self.extra: Latents | None = None
         """Latents of the policy's own episodes, in online rounds."""
 
-    def _add_optimizer(self, name: str, modules: list[nn.Module], settings: OptimizerConfig, steps: int) -> None:
+    def _totals(self) -> dict[str, int]:
+        stages = self.config.stages
+        labelled = self.config.world_model.position_weight > 0 and bool(np.isfinite(self.train.goal).all())
+        return {
+            "encoder": stages.encoder_steps if labelled else 0,
+            "world_model": stages.world_model_steps,
+            "joint": stages.world_model_steps,
+            "critics": stages.critic_steps,
+            "actor": stages.actor_steps,
+        }
+
+    def restart(self, name: str) -> None:
+        """Give the part ``name`` a new optimiser, whose schedule is as long as the part's stage."""
+        modules, settings, stage = self._parts[name]
+        steps = self.totals["joint" if "joint" in self.stages else stage]
         self.optimizers[name] = Optimizer((p for m in modules for p in m.parameters()), settings, steps)
 
+    def set_totals(self, **totals: int) -> None:
+        """Change how many steps stages take, and their schedules."""
+        self.totals |= totals
+        for name, (_, _, stage) in self._parts.items():
+            if stage in totals:
+                self.optimizers[name].steps = max(totals[stage], 1)
+
     # -- steps
+
+    def encoder_step(self) -> dict[str, Tensor]:
+        """One update of the encoder on random frames, by the positions that the data labels; returns its loss."""
+        count = self.config.stages.encoder_batch
+        frame = self.rng.integers(0, self.train.count, (count, 1))
+        flip = (self.rng.random((count, 1)) < 0.5) & self.config.data.flip
+        batch = gather(self.train, Indices(frame, np.full_like(frame, -1), flip), self.config.space, self.fabric.device)
+        model = self.agent.world_model
+        assert batch.points is not None
+        embedded = model.embed(batch.image.flatten(0, 1), batch.proprio.flatten(0, 1))
+        loss = model.position_loss(model.sight_head(embedded), batch.points.flatten(0, 1))
+        loss.backward()
+        norm = self.optimizers["encoder"].step(self.step)
+        return {"loss": loss.detach(), "gradient_norm": norm}
 
     def world_model_step(self) -> dict[str, Tensor]:
         """One update of the world model; returns its losses."""
@@ -285,15 +330,6 @@ class Trainer:
         finally:
             log.close()
 
-    def _total(self) -> int:
-        stages = self.config.stages
-        return {
-            "world_model": stages.world_model_steps,
-            "joint": stages.world_model_steps,
-            "critics": stages.critic_steps,
-            "actor": stages.actor_steps,
-        }[self.stage]
-
     def _enter(self) -> None:
         if self.stage in ("critics", "actor") and self.latents is None:
             flips = flips_of(self.config)
@@ -304,6 +340,8 @@ class Trainer:
 
     def _take(self) -> dict[str, Tensor]:
         stages = self.config.stages
+        if self.stage == "encoder":
+            return self.encoder_step()
         if self.stage == "world_model":
             return self.world_model_step()
         if self.stage == "joint":
@@ -311,11 +349,12 @@ class Trainer:
         if self.stage == "critics":
             batch = self.draw(stages.critic_batch)
             cloning = self.clone_step(batch)
-            return {**self.critic_step(batch, self.agent.behaviour), "behaviour": cloning}
+            policy = self.agent.behaviour if self.round == 0 else self.agent.offline
+            return {**self.critic_step(batch, policy), "behaviour": cloning}
         return self.actor_step(self.draw(stages.actor_batch), "offline")
 
     def _run_stage(self, log: Log, stopper: Stopper) -> None:
-        stages, total, name = self.config.stages, self._total(), self.stage
+        stages, total, name = self.config.stages, self.totals[self.stage], self.stage
         self._enter()
         with bar(name, total, self.step, self.quiet) as shown:
             while self.step < total:
@@ -394,7 +433,8 @@ class Trainer:
         if self.carry is not None:
             tensors |= {"carry/deter": self.carry.deter, "carry/stoch": self.carry.stoch}
         state = {
-            "stage": self.stage, "step": self.step, "update": self.update, "duration_s": round(self.duration_s, 1),
+            "stage": self.stage, "step": self.step, "update": self.update, "round": self.round,
+            "duration_s": round(self.duration_s, 1),
             "random": self.rng.bit_generator.state, "data": self.train.fingerprint(),
         }  # fmt: skip
         return checkpoint.save(self.folder / "checkpoints", self.agent.state_dict(), tensors, state)
@@ -417,7 +457,7 @@ class Trainer:
         self.sampler.rows = tensors["sampler/rows"].numpy().copy()
         self.carry = State(tensors["carry/deter"], tensors["carry/stoch"]) if "carry/deter" in tensors else None
         self.stage, self.step, self.update = saved.state["stage"], saved.state["step"], saved.state["update"]
-        self.duration_s = saved.state["duration_s"]
+        self.round, self.duration_s = saved.state.get("round", 0), saved.state["duration_s"]
         self.rng.bit_generator.state = saved.state["random"]
         torch.set_rng_state(tensors["random/torch"])
         return True

@@ -61,6 +61,7 @@ class Observed:
     states: State  # (B, T, ...)
     posterior: Tensor  # (B, T, stoch, classes) log probabilities
     prior: Tensor  # (B, T, stoch, classes) log probabilities
+    embedded: Tensor  # (B, T, E) what the encoder saw
 
 
 @dataclass
@@ -225,6 +226,7 @@ class WorldModel(nn.Module):
         self.bins = TwoHot(config.bin_count, config.bin_limit)
         self.proprio_head = MLP(features, config.units, config.layers, space.proprio)
         self.position_head = MLP(features, config.units, config.layers, 3 * (1 + OBSTACLE_SLOTS))
+        self.sight_head = MLP(self.encoder.outputs, config.units, config.layers, 3 * (1 + OBSTACLE_SLOTS))
         self.reward_head = MLP(features, config.units, config.layers, self.bins.outputs, out_scale=0.0)
         self.cost_head = MLP(features, config.units, config.layers, self.bins.outputs, out_scale=0.0)
         self.continue_head = MLP(features, config.units, config.layers, 1)
@@ -261,7 +263,7 @@ class WorldModel(nn.Module):
             steps.append((deter, state.stoch, log_q))
         deters, stochs, posterior = (torch.stack(x, 1) for x in zip(*steps, strict=True))
         prior = self.rssm.log_probabilities(self.rssm.prior(deters))
-        return Observed(State(deters, stochs), posterior, prior)
+        return Observed(State(deters, stochs), posterior, prior, embedded.unflatten(0, (b, t)))
 
     @torch.no_grad()
     def imagine(
@@ -350,10 +352,16 @@ class WorldModel(nn.Module):
         losses = (
             {}
             if batch.points is None or config.position_weight == 0
-            else {"position": config.position_weight * self.position_loss(features, batch.points.flatten(0, 1))}
+            else {
+                name: config.position_weight * self.position_loss(head(inputs), batch.points.flatten(0, 1))
+                for name, head, inputs in (
+                    ("position", self.position_head, features),
+                    ("sight", self.sight_head, observed.embedded.flatten(0, 1)),
+                )
+            }
         )
         losses |= {
-            "image": self.image_loss(features, batch.image.flatten(0, 1)),
+            "image": config.image_weight * self.image_loss(features, batch.image.flatten(0, 1)),
             "proprio": config.proprio_weight * ((self.proprio_head(features).float() - proprio) ** 2).sum(-1).mean(),
             "reward": config.reward_weight * self.bins.loss(self.reward_head(features), reward).mean(),
             "cost": config.cost_weight * (events * self.bins.loss(self.cost_head(features), cost)).mean(),
@@ -368,13 +376,13 @@ class WorldModel(nn.Module):
         metrics["kl"] = categorical_kl(observed.posterior.detach(), observed.prior.detach()).mean()
         return total, metrics, observed
 
-    def position_loss(self, features: Tensor, points: Tensor) -> Tensor:
-        """Mean squared error (scalar) of goal and obstacles, in units of ``POSITION_SCALE_M``; features (N, D + Z),
-        points (N, 1 + K, 3) in metres. Obstacles have no order: the best assignment counts.
+    def position_loss(self, predicted: Tensor, points: Tensor) -> Tensor:
+        """Mean squared error (scalar) of goal and obstacles, in units of ``POSITION_SCALE_M``; predicted
+        (N, 3 * (1 + K)), points (N, 1 + K, 3) in metres. Obstacles have no order: the best assignment counts.
         """
         middle = torch.stack([self.proprio_center[0], self.proprio_center[1], torch.zeros_like(self.proprio_center[0])])
         target = (points - middle) / POSITION_SCALE_M
-        predicted = self.position_head(features).float().unflatten(-1, (-1, 3))
+        predicted = predicted.float().unflatten(-1, (-1, 3))
         return (
             matched_error(predicted[:, :1], target[:, :1]).mean()
             + matched_error(predicted[:, 1:], target[:, 1:]).mean()

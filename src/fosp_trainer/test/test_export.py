@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,33 +14,12 @@ from fosp_core.testing import make_bundle
 from fosp_trainer import config as configuration
 from fosp_trainer import export
 from fosp_trainer.agent import Agent
-from fosp_trainer.data import Frames, from_episodes
+from fosp_trainer.data import Frames
 from fosp_trainer.errors import UserError
 from fosp_trainer.evaluation import summarize
 from fosp_trainer.thresholds import provisional_thresholds
 
 THRESHOLDS = Thresholds(caution=0.5, halt=0.8, surprise=50.0)
-
-
-@pytest.fixture(scope="module")
-def frames() -> Frames:
-    rng = np.random.default_rng(0)
-    length = 12
-    first = np.zeros(length, np.bool_)
-    first[0] = True
-    return from_episodes(
-        SimpleNamespace(
-            image=rng.integers(0, 255, (length, 64, 64, 3), dtype=np.uint8),
-            proprio=rng.random((length, 3), dtype=np.float32),
-            action=rng.uniform(-1, 1, (length, 3)).astype(np.float32),
-            reward=rng.random(length, dtype=np.float32),
-            cost=np.zeros(length, np.float32),
-            is_first=first,
-            is_terminal=np.zeros(length, np.bool_),
-            metadata={},
-        )
-        for _ in range(3)
-    )
 
 
 @pytest.fixture(scope="module")
