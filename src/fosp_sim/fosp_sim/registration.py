@@ -1,4 +1,7 @@
-"""Entry point by which gymnasium finds ``SafeReach-v0`` without anyone importing the simulator."""
+"""Entry point by which learning code finds ``SafeReach-v0`` without importing the simulator.
+
+gymnasium from 1.0 on loads no plugins by itself: ``gymnasium.make("fosp_sim.registration:SafeReach-v0")`` does.
+"""
 
 from __future__ import annotations
 
@@ -16,3 +19,6 @@ def register() -> None:
             disable_env_checker=True,
             order_enforce=False,
         )
+
+
+register()

@@ -9,7 +9,7 @@ import pytest
 from fosp_core import task
 from fosp_sim.environment import SafeReachEnv
 from fosp_sim.layout import GREEN, RED, Item, Layout
-from fosp_sim.registration import ENVIRONMENT_ID, register
+from fosp_sim.registration import ENVIRONMENT_ID
 from fosp_sim.scripted import PlannerController, toward
 
 GOAL = Item("cylinder", (0.05, 0.05, 0.05), (0.65, 0.0), RED)
@@ -47,8 +47,7 @@ def test_a_step_has_six_values_and_the_spaces_hold_the_observation(env: SafeReac
 
 
 def test_gymnasium_makes_it_and_passes_six_values_through() -> None:
-    register()
-    made = gymnasium.make(ENVIRONMENT_ID, scene="obstacle_shape", image_size=32)
+    made = gymnasium.make(f"fosp_sim.registration:{ENVIRONMENT_ID}", scene="obstacle_shape", image_size=32)
     observation, info = made.reset(seed=3)
     assert observation["image"].shape == (32, 32, 3) and info["scene"] == "obstacle_shape"
     assert len(made.step(np.zeros(3))) == 6
