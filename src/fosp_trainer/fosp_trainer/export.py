@@ -219,7 +219,8 @@ def export_bundle(
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         write_graphs(agent, work)
-        weights = {k: v.detach().contiguous().cpu().clone() for k, v in agent.state_dict().items()}
+        kept = {name: value for name, value in agent.state_dict().items() if _source(name) == name}
+        weights = {k: v.detach().contiguous().cpu().clone() for k, v in kept.items()}
         save_file(weights, work / WEIGHTS, metadata={"config": json.dumps(configuration.to_dict(config))})
         files = {name: work / name for name in (*GRAPHS, WEIGHTS)}
         if frames is not None:
@@ -227,6 +228,13 @@ def export_bundle(
             if not error <= TOLERANCE:
                 raise UserError(f"{folder}: ONNX Runtime and torch differ by {error:.1e} (allowed {TOLERANCE:.0e})")
         return write_bundle(folder, manifest, files)
+
+
+def _source(name: str) -> str:
+    """The weight from which the weight ``name`` starts when a bundle is trained further: slow copies follow the fast
+    ones, and cloning starts from pi_off. A bundle does not hold what starts from something else.
+    """
+    return name.replace(".slow_", ".").replace("reach.net.", "reach.state_net.").replace("behaviour.", "offline.")
 
 
 def load_agent(bundle: Bundle | Path | str) -> Agent:
@@ -242,7 +250,8 @@ def load_agent(bundle: Bundle | Path | str) -> Agent:
     except (OSError, ValueError) as error:
         raise UserError(f"{source.weights}: unreadable: {error}") from error
     agent = Agent(config)
-    missing = agent.load_weights(weights, str(source.weights))
+    complete = {name: weights[_source(name)] for name in agent.state_dict() if _source(name) in weights}
+    missing = agent.load_weights({**weights, **complete}, str(source.weights))
     if missing:
         raise UserError(f"{source.weights}: holds no weights of {', '.join(missing)}")
     agent.freeze_offline()

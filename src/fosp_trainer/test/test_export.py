@@ -56,9 +56,18 @@ def test_failing_parity_writes_nothing(
     assert not (tmp_path / "bad").exists()
 
 
-def test_agent_comes_back_bit_identical_and_with_pi_off_frozen(agent: Agent, bundle: Bundle) -> None:
+def test_agent_comes_back_with_slow_copies_and_clone_started_anew_and_pi_off_frozen(
+    agent: Agent, bundle: Bundle
+) -> None:
     loaded = export.load_agent(bundle)
-    for name, value in agent.state_dict().items():
+    started = {"behaviour": agent.offline, "reach.slow_net": agent.reach.state_net}
+    for signal in ("reward", "cost"):
+        pair = getattr(agent.critics, signal)
+        started |= {f"critics.{signal}.slow_q": pair.q, f"critics.{signal}.slow_v": pair.v}
+    expected = agent.state_dict()
+    for prefix, module in started.items():
+        expected |= {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
+    for name, value in expected.items():
         assert torch.equal(value, loaded.state_dict()[name]), name
     assert not any(p.requires_grad for p in loaded.offline.parameters())
 
