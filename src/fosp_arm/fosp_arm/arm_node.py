@@ -110,6 +110,7 @@ _BAD_HOLDS = (
     HoldReason.OLD_COMMAND,
     HoldReason.NO_SOLUTION,
     HoldReason.SILENCE,
+    HoldReason.SECOND_PUBLISHER,
 )
 
 
@@ -159,6 +160,7 @@ class ArmNode(Node):
                     self._diagnostics.count("bad_joint_state", str(error))
             for command in self._commands.take():
                 self._on_command(command, now)
+            self._controller.on_publishers(self.count_publishers(names.ARM_COMMAND))
             output = self._controller.step(now)
         if output.positions is not None:
             self._send(output.positions)

@@ -36,6 +36,7 @@ class HoldReason(Enum):
     BAD_COMMAND = "the command is malformed"
     STALE_JOINTS = "joint states are missing or too old"
     DISPLACED = "the arm was moved by somebody else; waiting for a zero command"
+    SECOND_PUBLISHER = "somebody else publishes arm commands"
     NO_SOLUTION = "inverse kinematics has no solution"
 
 
@@ -82,6 +83,7 @@ class ArmController:
         self._command_fault = HoldReason.NO_COMMAND
         self._command_at = -math.inf
         self._needs_rest = False
+        self._publishers = 1
         self._commanded: Vector | None = None  # joint target sent last while moving, or held
         self._commanded_tool = np.zeros(3)  # tool position there, while moving
         self._setpoint = np.zeros(3)  # of the tool
@@ -138,6 +140,12 @@ class ArmController:
         else:
             self._command_fault = HoldReason.NONE
 
+    def on_publishers(self, count: int) -> None:
+        """How many publish commands: with more than one, nobody knows whose word counts."""
+        self._publishers = count
+        if count > 1:
+            self._needs_rest = True
+
     def on_bad_command(self, now: float) -> None:
         """A command arrived that cannot be used: hold."""
         self._command_at = now
@@ -169,6 +177,8 @@ class ArmController:
     def _hold_reason(self, now: float) -> HoldReason:
         if now - self._measured_at > self._settings.joint_timeout_s:
             return HoldReason.STALE_JOINTS
+        if self._publishers > 1:
+            return HoldReason.SECOND_PUBLISHER
         if self._command_fault is HoldReason.NO_COMMAND:
             return HoldReason.NO_COMMAND
         if now - self._command_at > self._settings.command_timeout_s:

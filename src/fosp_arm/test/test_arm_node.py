@@ -128,6 +128,18 @@ def test_a_malformed_command_holds_and_is_named(bench: ArmBench, fault: str) -> 
     assert fault in bench.node._diagnostics.last_fault
 
 
+def test_a_second_publisher_of_commands_holds(bench: ArmBench) -> None:
+    bench.move()
+    intruder = bench.client.create_publisher(TwistStamped, names.ARM_COMMAND, qos.COMMAND)
+    bench.until(lambda: bench.is_holding(HoldReason.SECOND_PUBLISHER), "a hold")
+    assert bench.node._diagnostics.counts["second_publisher"] == 1
+    bench.client.destroy_publisher(intruder)
+    bench.until(lambda: bench.is_holding(HoldReason.DISPLACED), "one publisher")
+    bench.command = twist(np.zeros(3))
+    bench.until(lambda: bench.is_holding(HoldReason.ZERO), "rest")
+    bench.move()
+
+
 def test_lost_joint_states_hold(bench: ArmBench) -> None:
     bench.move()
     bench.joints_flow = False

@@ -226,6 +226,19 @@ def test_a_late_step_does_not_jump():
     assert np.linalg.norm(rig.measured - before) <= TOOL_SPEED_LIMIT * 0.04 + 1e-9
 
 
+def test_commands_of_two_publishers_hold_until_one_is_left_and_says_zero():
+    rig = Rig()
+    for _ in range(5):
+        rig.tick(FORWARD)
+    rig.controller.on_publishers(2)
+    output = rig.tick(FORWARD)
+    assert (output.mode, output.reason) == (Mode.HOLDING, HoldReason.SECOND_PUBLISHER)
+    rig.controller.on_publishers(1)
+    assert rig.tick(FORWARD).reason is HoldReason.DISPLACED
+    rig.tick(np.zeros(3))
+    assert rig.tick(FORWARD).mode is Mode.MOVING
+
+
 def test_drift_during_a_hold_is_seen():
     rig = Rig(follows=False)
     for _ in range(3):

@@ -44,6 +44,10 @@ class Thresholds:
     """Confidence of the calibration's bound on missed violations, in [0, 1); 0 when no bound is claimed."""
     method: str = "quantile"
     data_hash: str = ""
+    missed_rate: float = 1.0
+    """The bound that ``confidence`` belongs to: largest rate of missed violations, in (0, 1]; 1 without a claim."""
+    model_hash: str = ""
+    """``graphs_hash`` of the model that was calibrated."""
 
     def __post_init__(self) -> None:
         for name in ("caution", "halt"):
@@ -56,6 +60,8 @@ class Thresholds:
             raise ValueError(f"thresholds.surprise must be finite and > 0, got {self.surprise}")
         if not 0.0 <= self.confidence < 1.0:
             raise ValueError(f"thresholds.confidence must be in [0, 1), got {self.confidence}")
+        if not 0.0 < self.missed_rate <= 1.0:
+            raise ValueError(f"thresholds.missed_rate must be in (0, 1], got {self.missed_rate}")
 
 
 @dataclass(frozen=True)
@@ -179,6 +185,23 @@ class Bundle:
     def weights(self) -> Path:
         """File with the trainer's weights."""
         return self.path / WEIGHTS
+
+    @property
+    def graphs_hash(self) -> str:
+        """SHA-256 over the hashes of the graphs, hexadecimal: the identity of what acts and judges."""
+        return hashlib.sha256("".join(self.manifest.files[name] for name in GRAPHS).encode()).hexdigest()
+
+    @property
+    def calibration_fault(self) -> str:
+        """Why the thresholds carry no bound for this model; empty when they do."""
+        thresholds = self.manifest.thresholds
+        if thresholds.method != "conformal" or thresholds.confidence == 0.0:
+            return (
+                f"its thresholds are not calibrated (method {thresholds.method!r}, confidence {thresholds.confidence})"
+            )
+        if thresholds.model_hash != self.graphs_hash:
+            return "its thresholds were calibrated for another model"
+        return ""
 
 
 def load_bundle(path: Path | str, task: str = _task.TASK) -> Bundle:

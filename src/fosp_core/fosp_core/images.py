@@ -54,6 +54,11 @@ def decode(encoding: str, height: int, width: int, step: int, data: bytes | byte
     return np.asarray(cv2.cvtColor(pixels, _TO_RGB[encoding]), dtype=np.uint8)
 
 
+def contrast(rgb: Image) -> float:
+    """Standard deviation over the pixels of an image (H, W, 3), grey levels of 255; that of the liveliest channel."""
+    return float(np.asarray(cv2.meanStdDev(rgb)[1]).max())
+
+
 def crop_resize(rgb: Image, size: int) -> Image:
     """Centre square crop, then area resize.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from fosp_core import safety
 from fosp_core.bundle import Bundle
-from fosp_core.images import Image
+from fosp_core.images import Image, contrast
 from fosp_core.runtime import PolicyRuntime, StepOutput
 from fosp_core.safety import Limits, MonitorState, Now, Reason, SafetyState, Verdict
 from fosp_core.selector import Mode, Selection, Selector
@@ -28,10 +29,12 @@ class Steered:
     output: StepOutput
     selection: Selection
     risk: float
-    """Largest of p(s, a) of the proposed action and its imagined future; p(s, a) alone without the monitor."""
+    """Largest of p(s, a) of the proposed action and its imagined future; p(s, a) alone when nobody judges."""
     verdict: Verdict
     reasons: tuple[Reason, ...]
     halted: bool
+    least_risk: float = math.nan
+    """Smallest such risk among the proposed action and the candidates; not a number when nobody judges."""
 
 
 class Pilot:
@@ -45,6 +48,7 @@ class Pilot:
         noise: float = 0.0,
         seed: int = 0,
         limits: Limits | None = None,
+        judge: bool = False,
     ) -> None:
         """Create the sessions.
 
@@ -55,6 +59,7 @@ class Pilot:
             noise: standard deviation of Gaussian noise on the proposed action, for exploration; >= 0.
             seed: of selection and noise.
             limits: of the monitor.
+            judge: without the monitor, still judge every action as it would, and let all of them pass.
 
         Raises:
             BundleError: a graph that does not load.
@@ -70,6 +75,7 @@ class Pilot:
         self._thresholds = bundle.manifest.thresholds
         self._limits = limits or Limits()
         self._noise, self._rng = noise, np.random.default_rng(seed)
+        self._judges = judge
         self.start()
 
     def start(self) -> None:
@@ -91,10 +97,11 @@ class Pilot:
             noise = self._rng.normal(0.0, self._noise, proposed.shape)
             proposed = np.clip(proposed + noise, -1.0, 1.0).astype(np.float32)
         if self._monitor is None:
-            steered = Steered(
-                proposed, output, selection, float(output.violation_probability[selection.chosen]),
-                Verdict.NONE, (), False,
-            )  # fmt: skip
+            risk, least = float(output.violation_probability[selection.chosen]), math.nan
+            if self._judges:
+                worst = self._policy.judge(np.stack((proposed, *output.candidate_actions))).worst
+                risk, least = float(worst[0]), float(worst.min())
+            steered = Steered(proposed, output, selection, risk, Verdict.NONE, (), False, least)
         else:
             steered = self._judge(self._monitor, image, proprio, first, output, selection, proposed)
         self._executed = steered.action
@@ -116,6 +123,7 @@ class Pilot:
         frame = safety.Frame(
             stamp=stamp,
             digest=hash(image.tobytes()),
+            contrast=contrast(image),
             tool=tuple(float(v) for v in proprio),
             joint_age_s=0.0,
             surprise=seen.surprise,
@@ -137,5 +145,5 @@ class Pilot:
         return Steered(
             np.asarray(command.action, np.float32), output, selection, float(judgement.worst[0]),
             judged.verdict, tuple(dict.fromkeys((*command.reasons, *judged.reasons))),
-            self._state.state is SafetyState.HALTED,
+            self._state.state is SafetyState.HALTED, float(judgement.worst.min()),
         )  # fmt: skip

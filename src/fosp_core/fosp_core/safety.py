@@ -59,11 +59,14 @@ class Reason(IntEnum):
     BAD_IMAGE = 22
     CLOCK = 23
     FROZEN_CAMERA = 24
+    UNIFORM_IMAGE = 25
+    LOW_RATE = 26
     BAD_ACTION = 30
     BAD_ASSESSMENT = 31
     OUT_OF_DISTRIBUTION = 32
     RISK_HALT = 33
     OUTSIDE_WORKSPACE = 34
+    ARM_MOVES = 35
     SECOND_PUBLISHER = 40
     MODEL = 41
     OPERATOR = 42
@@ -88,11 +91,14 @@ _REASON_TEXT = {
     Reason.BAD_IMAGE: "the camera image is malformed",
     Reason.CLOCK: "frame stamps lie in the future, go backwards or repeat",
     Reason.FROZEN_CAMERA: "the camera image does not change although the arm moves",
+    Reason.UNIFORM_IMAGE: "the camera image shows nothing: all its pixels are alike",
+    Reason.LOW_RATE: "camera frames arrive too seldom",
     Reason.BAD_ACTION: "the action is not finite, has the wrong length or leaves [-1, 1]",
     Reason.BAD_ASSESSMENT: "the risk estimate is not a finite probability",
     Reason.OUT_OF_DISTRIBUTION: "the scene is unlike anything the model was calibrated on",
     Reason.RISK_HALT: "every candidate action is predicted to violate",
     Reason.OUTSIDE_WORKSPACE: "the tool is outside of the workspace",
+    Reason.ARM_MOVES: "the arm moves although it was told to hold",
     Reason.SECOND_PUBLISHER: "somebody else publishes arm commands",
     Reason.MODEL: "the model cannot be used",
     Reason.OPERATOR: "halted by the operator",
@@ -119,6 +125,11 @@ class Limits:
     """How far a stamp may lie ahead of the clock (transport and clock rounding)."""
     frozen_travel_m: float = 0.03
     """Tool travel without any change in the image that counts as a frozen camera."""
+    image_contrast: float = 3.0
+    """Smallest standard deviation of the pixels, grey levels of 255; less is an image of nothing."""
+    frame_rate_hz: float = 7.0
+    """Fewest frames a second, on average over ``frame_window_s``."""
+    frame_window_s: float = 1.0
     surprise_frames: int = 3
     """Consecutive frames above the surprise bound that count as out of distribution."""
     motion_memory_s: float = 0.5
@@ -127,6 +138,12 @@ class Limits:
     """Uninterrupted fresh healthy input that a reset needs."""
     caution_scale: float = 0.5
     """Factor on the action in CAUTION, in (0, 1]."""
+    caution_release: float = 0.8
+    """CAUTION ends below this part of the caution threshold, in (0, 1], so that it does not flap around it."""
+    settle_s: float = 0.5
+    """How long a moving arm may take to come to rest after the last command that moved it."""
+    hold_drift_m: float = 0.03
+    """Tool travel, once settled, that counts as an arm that moves although it was told to hold."""
     outside_tolerance_m: float = 0.03
     """How far the tool may stray outside of the workspace before the monitor halts."""
     workspace: Box = WORKSPACE
@@ -136,8 +153,9 @@ class Limits:
             value = getattr(self, spec.name)
             if isinstance(value, int | float) and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"limit {spec.name} must be finite and > 0, got {value}")
-        if self.caution_scale > 1.0:
-            raise ValueError(f"limit caution_scale must be in (0, 1], got {self.caution_scale}")
+        for name in ("caution_scale", "caution_release"):
+            if getattr(self, name) > 1.0:
+                raise ValueError(f"limit {name} must be in (0, 1], got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -148,6 +166,8 @@ class Frame:
     """Seconds, clock of the stamps."""
     digest: int
     """Any hash of the pixels; equal digests mean equal images."""
+    contrast: float
+    """Standard deviation of the pixels, grey levels of 255; see ``fosp_core.images.contrast``."""
     tool: Vector
     """Tool position (3,), metres, from joint states."""
     joint_age_s: float
@@ -156,6 +176,8 @@ class Frame:
     violation_probability: float
     """p(s) in [0, 1]."""
     is_first: bool = False
+    others_may_move: bool = False
+    """Whether the arm may be moved without this monitor: a scene is being laid out, or there is no task at all."""
 
 
 @dataclass(frozen=True)
@@ -189,8 +211,12 @@ class MonitorState:
     frame: Frame | None = None
     frame_received: float = -math.inf
     """Steady clock."""
+    arrivals: Vector = ()
+    """Steady clock of the frames within the last ``frame_window_s`` and of the last one before it."""
     image_changed_at: Vector | None = None
     """Tool position when the image last changed."""
+    held_at: Vector | None = None
+    """Tool position that a settled arm is expected to keep."""
     surprised_frames: int = 0
     input_reasons: tuple[Reason, ...] = (Reason.NO_FRAME,)
     healthy_since: float = math.inf
@@ -270,6 +296,13 @@ def observe_frame(state: MonitorState, limits: Limits, thresholds: Thresholds, f
     elif _outside_by(frame.tool, limits.workspace) > limits.outside_tolerance_m:
         reasons.append(Reason.OUTSIDE_WORKSPACE)
 
+    if not frame.contrast >= limits.image_contrast:
+        reasons.append(Reason.UNIFORM_IMAGE)
+    window_start = now.steady - limits.frame_window_s
+    arrivals = (*state.arrivals[sum(t <= window_start for t in state.arrivals[1:]) :], now.steady)
+    if arrivals[0] <= window_start and len(arrivals) - 1 < limits.frame_rate_hz * (now.steady - arrivals[0]):
+        reasons.append(Reason.LOW_RATE)
+
     changed_at = state.image_changed_at
     if previous is None or frame.is_first or frame.digest != previous.digest or changed_at is None:
         changed_at = frame.tool if finite_tool else None
@@ -287,9 +320,15 @@ def observe_frame(state: MonitorState, limits: Limits, thresholds: Thresholds, f
         state,
         frame=frame,
         frame_received=now.steady,
+        arrivals=arrivals,
         image_changed_at=changed_at,
         surprised_frames=surprised,
     )
+    if finite_tool:
+        state, disobeyed = _watch_hold(state, limits, frame, now)
+        if disobeyed:
+            reasons.append(Reason.ARM_MOVES)
+            state = halt(state, Reason.ARM_MOVES)
     if reasons:
         return _unhealthy(state, limits, tuple(reasons), now)
     at_risk = surprised > 0 or frame.violation_probability >= thresholds.halt
@@ -335,7 +374,8 @@ def judge_decision(
 
     reasons: list[Reason] = []
     action, verdict, risk = decision.action, Verdict.FORWARDED, risks[0]
-    if risk >= thresholds.caution:
+    release = limits.caution_release if state.state is SafetyState.CAUTION else 1.0
+    if risk >= thresholds.caution * release:
         allowed = [i for i in range(len(options)) if risks[i] < thresholds.halt]
         if not allowed:
             halted, judged = _refuse(halt(state, Reason.RISK_HALT), Reason.RISK_HALT)
@@ -424,7 +464,18 @@ def _watch_frame(state: MonitorState, limits: Limits, now: Now) -> MonitorState:
     age = max(now.stamp - state.frame.stamp, now.steady - state.frame_received)
     if age <= limits.frame_age_s or Reason.STALE_FRAME in state.input_reasons:
         return state
-    return _unhealthy(state, limits, (*state.input_reasons, Reason.STALE_FRAME), now)
+    # A pause is a fault of its own; the rate is that of the frames after it.
+    return _unhealthy(replace(state, arrivals=()), limits, (*state.input_reasons, Reason.STALE_FRAME), now)
+
+
+def _watch_hold(state: MonitorState, limits: Limits, frame: Frame, now: Now) -> tuple[MonitorState, bool]:
+    """Whether the arm moves although commands have held for longer than it needs to come to rest."""
+    if frame.others_may_move or now.steady - state.last_motion <= limits.settle_s:
+        return replace(state, held_at=None), False
+    moved = state.held_at is not None and math.dist(frame.tool, state.held_at) > limits.hold_drift_m
+    # Where it is now is where it has to stay: once it rests again, a reset is possible.
+    held_at = frame.tool if moved or state.held_at is None else state.held_at
+    return replace(state, held_at=held_at), moved
 
 
 def _unhealthy(state: MonitorState, limits: Limits, reasons: Sequence[Reason], now: Now) -> MonitorState:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fosp_core.images import ImageError, crop_resize, decode
+from fosp_core.images import ImageError, contrast, crop_resize, decode
 
 PIXEL = {
     "rgb8": [10, 20, 30],
@@ -63,6 +63,13 @@ def test_shrinking_averages_areas() -> None:
     image = np.zeros((4, 4, 3), np.uint8)
     image[::2] = 100
     assert np.all(crop_resize(image, 2) == 50)
+
+
+def test_contrast_is_that_of_the_liveliest_channel_whatever_the_brightness() -> None:
+    image = np.full((4, 4, 3), 200, np.uint8)
+    assert contrast(image) == 0.0
+    image[:2, :, 1] = 180
+    assert contrast(image) == pytest.approx(10.0)
 
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])

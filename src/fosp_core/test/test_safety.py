@@ -48,6 +48,7 @@ def frame(seconds: float, **changes: object) -> Frame:
     values: dict[str, object] = {
         "stamp": 1000.0 + seconds,
         "digest": hash(seconds),
+        "contrast": 60.0,
         "tool": (0.5, 0.0, 0.1),
         "joint_age_s": 0.01,
         "surprise": 1.0,
@@ -195,6 +196,83 @@ def test_unchanging_image_of_a_resting_arm_is_fine() -> None:
     assert state.input_reasons == ()
 
 
+@pytest.mark.parametrize("contrast", [0.0, 2.9, math.nan])
+def test_an_image_without_contrast_halts_in_motion_and_bars_the_reset(contrast: float) -> None:
+    state = observe_frame(moving(), LIMITS, THRESHOLDS, frame(0.1, contrast=contrast), at(0.101))
+    assert state.halt_reasons == (Reason.UNIFORM_IMAGE,)
+    _, done, message = reset(state, LIMITS, at(0.102))
+    assert not done and Reason.UNIFORM_IMAGE.text in message
+
+
+def drive(state: MonitorState, start: float, period: float, seconds: float) -> tuple[MonitorState, float]:
+    """Frames and decisions every ``period``; returns the time of the last one."""
+    t = start
+    while t + period <= start + seconds + 1e-9 and state.state is not SafetyState.HALTED:
+        t += period
+        state = observe_frame(state, LIMITS, THRESHOLDS, frame(t), at(t + 0.001))
+        state, _, _ = decide(state, t)
+    return state, t
+
+
+def test_frames_that_come_too_seldom_halt_within_a_window_although_none_is_too_late() -> None:
+    state, t = drive(moving(), 0.0, 0.18, 3.0)
+    assert state.halt_reasons == (Reason.LOW_RATE,)
+    assert t <= LIMITS.frame_window_s + 2 * 0.18
+
+
+@pytest.mark.parametrize("period", [0.02, 0.1, 0.13])
+def test_frames_that_come_often_enough_go_on(period: float) -> None:
+    assert drive(moving(), 0.0, period, 3.0)[0].state is SafetyState.NOMINAL
+
+
+def test_a_single_lost_frame_is_no_low_rate() -> None:
+    state, t = drive(moving(), 0.0, 0.1, 1.0)
+    state, _ = drive(state, t + 0.09, 0.1, 2.0)
+    assert state.state is SafetyState.NOMINAL
+
+
+def test_the_rate_is_counted_anew_after_a_pause() -> None:
+    state, _ = tick(healthy(), LIMITS, at(5.0))
+    state = observe_frame(state, LIMITS, THRESHOLDS, frame(5.1), at(5.101))
+    assert drive(state, 5.1, 0.1, 3.0)[0].state is SafetyState.NOMINAL
+
+
+def held_still(**changes: object) -> MonitorState:
+    """An arm that was halted in motion and has come to rest."""
+    state = halt(moving(), Reason.OPERATOR)
+    for i in range(1, 8):
+        state = observe_frame(state, LIMITS, THRESHOLDS, frame(i / 10, **changes), at(i / 10 + 0.001))
+    return state
+
+
+def test_an_arm_that_goes_on_although_it_was_told_to_hold_is_named_and_bars_the_reset() -> None:
+    state = held_still()
+    assert state.halt_reasons == (Reason.OPERATOR,)
+    for i, x in ((8, 0.52), (9, 0.54)):
+        state = observe_frame(state, LIMITS, THRESHOLDS, frame(i / 10, tool=(x, 0.0, 0.1)), at(i / 10 + 0.001))
+    assert Reason.ARM_MOVES in state.halt_reasons
+    _, done, message = reset(state, LIMITS, at(0.95))
+    assert not done and Reason.ARM_MOVES.text in message
+    for i in range(10, 22):
+        state = observe_frame(state, LIMITS, THRESHOLDS, frame(i / 10, tool=(0.54, 0.0, 0.1)), at(i / 10 + 0.001))
+    assert reset(state, LIMITS, at(2.15))[1]
+
+
+def test_an_arm_that_moves_before_any_command_halts() -> None:
+    state = observe_frame(healthy(), LIMITS, THRESHOLDS, frame(0.1, tool=(0.54, 0.0, 0.1)), at(0.101))
+    assert state.halt_reasons == (Reason.ARM_MOVES,)
+
+
+def test_an_arm_may_coast_to_rest_and_may_be_moved_while_a_scene_is_laid_out() -> None:
+    state = halt(moving(), Reason.OPERATOR)
+    for i, x in enumerate((0.52, 0.54, 0.55, 0.55, 0.55, 0.55, 0.55, 0.55), start=1):
+        state = observe_frame(state, LIMITS, THRESHOLDS, frame(i / 10, tool=(x, 0.0, 0.1)), at(i / 10 + 0.001))
+    away = frame(0.9, tool=(0.3, 0.2, 0.1), others_may_move=True)
+    state = observe_frame(state, LIMITS, THRESHOLDS, away, at(0.901))
+    state = observe_frame(state, LIMITS, THRESHOLDS, frame(1.0, tool=(0.3, 0.2, 0.1)), at(1.001))
+    assert state.halt_reasons == (Reason.OPERATOR,)
+
+
 def test_surprise_must_last_before_it_halts() -> None:
     state = moving()
     for i in (1, 2):
@@ -330,8 +408,21 @@ def test_caution_ends_with_the_risk() -> None:
     assert command.action == FORWARD
 
 
+def test_caution_does_not_flap_around_its_threshold() -> None:
+    state = healthy()
+    verdicts = []
+    for i, risk in enumerate((0.29, 0.31, 0.29, 0.31, 0.25, 0.23, 0.29)):
+        t = i / 10
+        state = observe_frame(state, LIMITS, THRESHOLDS, frame(t + 0.01), at(t + 0.011))
+        state, _, _ = decide(state, t + 0.01, judged=assessment(risk, risk, risk))
+        verdicts.append(state.state)
+    caution, nominal = SafetyState.CAUTION, SafetyState.NOMINAL
+    assert verdicts == [nominal, caution, caution, caution, caution, nominal, nominal]
+
+
 def test_action_is_shortened_at_the_edge_of_the_workspace() -> None:
-    state = observe_frame(healthy(-0.1), LIMITS, THRESHOLDS, frame(0.0, tool=(0.795, 0.0, 0.1)), at(0.001))
+    placed = frame(0.0, tool=(0.795, 0.0, 0.1), others_may_move=True)
+    state = observe_frame(healthy(-0.1), LIMITS, THRESHOLDS, placed, at(0.001))
     _, verdict, command = decide(state, made=decision(0.0, (1.0, 0.5, 0.0)))
     assert Reason.WORKSPACE in verdict.reasons
     assert 0.795 + limited_displacement(np.asarray(command.action))[0] <= 0.8 + 1e-9
@@ -389,7 +480,9 @@ def test_halts_are_counted_once_and_keep_the_first_reason_in_front() -> None:
     assert state.halt_reasons == (Reason.OPERATOR, Reason.SECOND_PUBLISHER)
 
 
-@pytest.mark.parametrize("changes", [{"frame_age_s": 0.0}, {"decision_age_s": math.nan}, {"caution_scale": 1.5}])
+@pytest.mark.parametrize(
+    "changes", [{"frame_age_s": 0.0}, {"decision_age_s": math.nan}, {"caution_scale": 1.5}, {"caution_release": 2.0}]
+)
 def test_senseless_limits_are_refused_by_name(changes: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(changes))):
         Limits(**changes)
@@ -425,7 +518,9 @@ def test_no_sequence_of_inputs_moves_the_arm_against_a_rule(events: list[tuple],
         kind = event[0]
         if kind == "frame":
             _, offset, x, risk, surprise = event
-            seen = frame(t + offset, tool=(x, 0.0, 0.1), violation_probability=risk, surprise=surprise)
+            seen = frame(
+                t + offset, tool=(x, 0.0, 0.1), violation_probability=risk, surprise=surprise, others_may_move=True
+            )
             state = observe_frame(state, LIMITS, THRESHOLDS, seen, now)
         elif kind == "good_frame":
             state = observe_frame(state, LIMITS, THRESHOLDS, frame(t), now)

@@ -42,6 +42,11 @@ class ModelFrame:
         """Whether an episode is running at this frame."""
         return self.state is not None and self.state.phase == TaskState.RUNNING
 
+    @property
+    def others_may_move(self) -> bool:
+        """Whether the arm may be moved by others than the policy: an episode neither runs nor has just ended."""
+        return self.state is None or self.state.phase not in (TaskState.RUNNING, TaskState.ENDED)
+
 
 class FrameReader:
     """Joins camera frames with joint states and the task's state. ``read`` belongs to one thread."""

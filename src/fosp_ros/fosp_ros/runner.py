@@ -20,13 +20,15 @@ from fosp_ros.errors import ConfigurationError
 EXIT_OK = 0
 EXIT_CONFIGURATION = 1
 EXIT_FAILURE = 2
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run(factory: Callable[[], Node], name: str, args: Sequence[str] | None = None) -> int:
     """Create a node and spin it until it is told to stop.
 
     The executor runs in a thread of its own so that the main thread can wait for signals: the node's ``close`` then
-    still has a valid context to send its last messages with.
+    still has a valid context to send its last messages with. For the main thread of a process that ends with it: the
+    signals are ignored from then on.
 
     Returns:
         0 after a signal; 1 when the configuration is wrong (said in one line); 2 when a callback raised.
@@ -37,7 +39,8 @@ def run(factory: Callable[[], Node], name: str, args: Sequence[str] | None = Non
     def on_signal(number: int, frame: FrameType | None) -> None:
         stop.set()
 
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in _STOP_SIGNALS:
+        signal.signal(number, on_signal)
     try:
         rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:
@@ -53,8 +56,9 @@ def run(factory: Callable[[], Node], name: str, args: Sequence[str] | None = Non
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        # A terminal and a launcher both send SIGINT; the second one must not make a tidy end look like a failure.
+        for number in _STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _spin(node: Node, name: str, stop: threading.Event) -> int:

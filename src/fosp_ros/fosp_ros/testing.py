@@ -32,6 +32,8 @@ from fosp_ros.images import to_message
 from fosp_ros.stamps import from_nanoseconds
 
 N = TypeVar("N", bound=Node)
+_STRIPE = 10
+"""Grey levels."""
 PATIENCE_S = 60.0
 """Tests share their cores with whatever else runs, and none is about speed."""
 
@@ -40,9 +42,15 @@ ABOVE_THE_TABLE = (0.0, 0.1, 0.0, -2.36, 0.0, 2.46, 0.785)
 
 
 def plain_image(red: float = 0.3, green: float = 0.3, blue: float = 0.3, size: int = IMAGE_SIZE) -> RgbImage:
-    """An image of one colour, parts in [0, 1]; see ``fosp_core.testing.make_bundle`` for what it means to the model."""
-    colour = np.clip(np.array([red, green, blue]) * 255, 0, 255).astype(np.uint8)
-    return np.broadcast_to(colour, (size, size, 3)).copy()
+    """An image of one mean colour, parts in [0, 1]; ``fosp_core.testing.make_bundle`` says what it means to the model.
+
+    A brighter and a darker stripe keep it from being an image of nothing.
+    """
+    colour = np.array([red, green, blue]) * 255
+    image = np.broadcast_to(colour, (size, size, 3)).copy()
+    image[size // 4 : size // 2] += _STRIPE
+    image[size // 2 : size // 2 + size // 4] -= _STRIPE
+    return np.clip(image, 0, 255).astype(np.uint8)
 
 
 class Bench(Generic[N]):

@@ -68,3 +68,15 @@ def test_an_error_in_a_callback_closes_the_node_and_fails() -> None:
     assert process.returncode == 2
     assert output == "closed True\n"
     assert "RuntimeError: broken" in errors
+
+
+def test_a_second_interrupt_while_the_node_ends_does_no_harm() -> None:
+    process = start()
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert output.endswith("closed True\n")
+    assert "Traceback" not in errors

@@ -15,7 +15,7 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from fosp_core import safety
-from fosp_core.images import ImageError
+from fosp_core.images import ImageError, contrast
 from fosp_core.runtime import PolicyRuntime
 from fosp_core.safety import Judged, Limits, MonitorState, Now, Reason, SafetyState, Verdict
 from fosp_core.selector import CANDIDATES
@@ -47,10 +47,16 @@ _LIMITS = (
     _limit("joint_age_s", "Largest gap between frame and joint state.", "s", 0.01, 0.5),
     _limit("future_s", "How far a stamp may lie ahead of the clock.", "s", 0.001, 0.2),
     _limit("frozen_travel_m", "Tool travel without any change of the image that counts as frozen.", "m", 0.01, 0.2),
+    _limit("image_contrast", "Smallest standard deviation of the pixels.", "grey levels", 0.5, 50.0),
+    _limit("frame_rate_hz", "Fewest frames a second, averaged over frame_window_s.", "Hz", 0.5, 50.0),
+    _limit("frame_window_s", "Time that the frame rate is averaged over.", "s", 0.5, 5.0),
+    _limit("settle_s", "Time that a moving arm may take to come to rest.", "s", 0.1, 2.0),
+    _limit("hold_drift_m", "Tool travel of a settled arm that counts as not obeying.", "m", 0.005, 0.2),
     _limit("outside_tolerance_m", "How far the tool may stray outside of the workspace.", "m", 0.005, 0.2),
     _limit("motion_memory_s", "Time after a motion in which lost input halts and does not only hold.", "s", 0.1, 5.0),
     _limit("healthy_s", "Healthy input that a reset needs.", "s", 0.5, 10.0),
     _limit("caution_scale", "Factor on the action while the risk is raised.", "", 0.05, 1.0),
+    _limit("caution_release", "Part of the caution threshold below which caution ends.", "", 0.1, 1.0),
 )
 
 PARAMETERS = (
@@ -173,6 +179,7 @@ class SafetyMonitor(ManagedNode):
         seen = safety.Frame(
             stamp=frame.stamp_ns * 1e-9,
             digest=frame.digest,
+            contrast=contrast(frame.image),
             tool=tuple(float(v) for v in frame.tool),
             # The reader refuses a frame without a joint state near its stamp.
             joint_age_s=0.0,
@@ -180,6 +187,7 @@ class SafetyMonitor(ManagedNode):
             violation_probability=output.state_violation_probability,
             # Between episodes nobody acts on the frames, and a scene that is laid out anew is no surprise.
             is_first=output.is_first or not frame.running,
+            others_may_move=frame.others_may_move,
         )
         with self._lock:
             self._state = safety.observe_frame(

@@ -17,6 +17,7 @@ from std_srvs.srv import Trigger
 
 from fosp_core.bundle import BundleError
 from fosp_core.safety import Reason, SafetyState, Verdict
+from fosp_core.task import IMAGE_SIZE
 from fosp_core.testing import make_bundle
 from fosp_interfaces.msg import SafetyStatus, TaskState
 from fosp_interfaces.srv import LoadModel
@@ -25,7 +26,7 @@ from fosp_ros.errors import ConfigurationError
 from fosp_ros.images import to_message
 from fosp_ros.messages import linear_velocity
 from fosp_ros.stamps import from_nanoseconds, to_nanoseconds
-from fosp_ros.testing import Bench, plain_image
+from fosp_ros.testing import ABOVE_THE_TABLE, Bench, plain_image
 from fosp_safety_monitor.safety_monitor import SafetyMonitor
 
 SAFE = plain_image()
@@ -115,6 +116,7 @@ def parameters(models: Path, **changes: Any) -> dict[str, Any]:
         "decision_age_s": 0.5,
         "joint_age_s": 0.5,
         "motion_memory_s": 5.0,
+        "frame_rate_hz": 0.5,
         **changes,
     }
 
@@ -233,6 +235,30 @@ def test_a_malformed_image_in_motion_halts_and_is_named(
     assert named in bench.node._diagnostics.last_fault
     refused = bench.reset()
     assert not refused.success and Reason.BAD_IMAGE.text in refused.message
+
+
+@pytest.mark.parametrize("level", [0, 117, 255])
+def test_an_image_of_one_value_in_motion_halts_with_a_reason_of_its_own(bench: MonitorBench, level: int) -> None:
+    bench.move()
+    bench.run_until(
+        lambda: bench.halted(Reason.UNIFORM_IMAGE), "a halt", np.full((IMAGE_SIZE, IMAGE_SIZE, 3), level, np.uint8)
+    )
+    refused = bench.reset()
+    assert not refused.success and Reason.UNIFORM_IMAGE.text in refused.message
+
+
+def test_frames_that_come_too_seldom_halt(models: Path) -> None:
+    with MonitorBench(SafetyMonitor, parameters(models, frame_rate_hz=50.0)) as bench:
+        bench.run_until(lambda: bench.statuses and bench.halted(Reason.LOW_RATE), "a halt")
+
+
+def test_an_arm_that_moves_although_it_should_hold_halts(bench: MonitorBench) -> None:
+    bench.move()
+    assert bench.call(Trigger, names.SAFETY_HALT, Trigger.Request()).success
+    bench.run_until(lambda: bench.node._state.held_at is None, "a frame after the motion")
+    bench.run_until(lambda: bench.node._state.held_at is not None, "rest")
+    elsewhere = (0.3, *ABOVE_THE_TABLE[1:])
+    bench.until(lambda: bench.halted(Reason.ARM_MOVES), "the reason", lambda: bench.send_frame(joints=elsewhere))
 
 
 def test_missing_joint_states_are_no_healthy_input(bench: MonitorBench) -> None:
