@@ -1,11 +1,12 @@
-"""The launch file, with the real ``launch`` where that is installed."""
+"""The launch files, with the real ``ros2 launch`` where that is installed."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,70 +15,220 @@ import pytest
 pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).resolve().parents[1]
-FILE = ROOT / "launch" / "safereach.launch.py"
-SERVICE = """
-import sys
-from launch import LaunchService
-from launch.actions import IncludeLaunchDescription
-from launch.launch_description import LaunchDescription
+COMPOSED = """
+from pathlib import Path
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-source = PythonLaunchDescriptionSource(sys.argv[1])
-arguments = [tuple(a.split(":=", 1)) for a in sys.argv[2:]]
-service = LaunchService()
-service.include_launch_description(
-    LaunchDescription([IncludeLaunchDescription(source, launch_arguments=arguments)])
-)
-sys.exit(service.run())
+from launch.substitutions import LaunchConfiguration
+
+
+def generate_launch_description():
+    own = {name: LaunchConfiguration(name) for name in ("models_root", "records_root", "use_sim_time")}
+    return LaunchDescription(
+        [DeclareLaunchArgument(name) for name in own]
+        + [
+            IncludeLaunchDescription(
+                PythonLaunchDescriptionSource(str(Path("%s") / f"{role}.launch.py")), launch_arguments=own.items()
+            )
+            for role in ("robot", "policy")
+        ]
+    )
 """
+Launch = Callable[..., "Launcher"]
 
 
 @pytest.fixture(autouse=True)
 def _needs_launch() -> None:
-    pytest.importorskip("launch_ros", reason="ros2 launch comes with a ROS 2 installation, not with the wheels")
+    if shutil.which("ros2") is None:
+        pytest.skip("ros2 launch comes with a ROS 2 installation, not with the wheels")
+    pytest.importorskip("ros2launch", reason="the package ros2launch is not installed")
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", SERVICE, str(FILE), *arguments]
+class Launcher:
+    """``ros2 launch`` in a process group of its own, as a terminal would start it."""
+
+    def __init__(self, arguments: list[str], log: Path, domain: int) -> None:
+        self.log = log
+        self._domain = domain
+        env = {**os.environ, "ROS_DOMAIN_ID": str(domain), "ROS_LOG_DIR": str(log.parent / "ros")}
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                ["ros2", "launch", *arguments], stdout=output, stderr=subprocess.STDOUT, env=env, start_new_session=True
+            )
+
+    @property
+    def output(self) -> str:
+        """What the launcher and its nodes have written so far."""
+        return self.log.read_text(errors="replace")
+
+    def nodes(self) -> dict[str, int]:
+        """Process id of every node of the launcher that runs."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (folder / "cmdline").read_bytes().split(b"\0")
+                group = os.getpgid(int(folder.name))
+            except OSError:
+                continue
+            names = [word for word in words if word.startswith(b"__node:=")]
+            if names and group == self.process.pid:
+                found[names[0].decode().removeprefix("__node:=")] = int(folder.name)
+        return found
+
+    def interrupt(self) -> int:
+        """Ctrl-C: a terminal sends it to the launcher and to its nodes. Returns the exit code."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.process.wait(60)
+
+    def end(self) -> None:
+        """Leave nothing behind."""
+        if self.process.poll() is None:
+            self.interrupt()
+        for pid in self.nodes().values():
+            os.kill(pid, signal.SIGKILL)
 
 
-def test_launch_file_starts_the_graph_and_an_interrupt_ends_it(
-    models: Path, tmp_path: Path, domain: int, eventually: Any
-) -> None:
+@pytest.fixture
+def launch(tmp_path: Path, domain: int) -> Iterator[Launch]:
+    started: list[Launcher] = []
+
+    def start(*arguments: str) -> Launcher:
+        started.append(Launcher(list(arguments), tmp_path / f"launch{len(started)}.log", domain))
+        return started[-1]
+
+    yield start
+    for launcher in started:
+        launcher.end()
+
+
+def folders(models: Path, tmp_path: Path) -> list[str]:
+    return [f"models_root:={models}", f"records_root:={tmp_path / 'records'}"]
+
+
+def run_episodes(client: Any, **goal: Any) -> Any:
+    from fosp_interfaces.action import RunEpisodes
+
+    asked = RunEpisodes.Goal(**{"scene": "standard", "count": 1, "seed": 0, "reset_after_halt": True, **goal})
+    return client.run_episodes(asked, lambda feedback: None, lambda: None)
+
+
+def wait_for_graph(client: Any, launcher: Launcher, eventually: Any) -> None:
     from fosp_bringup import graph
+
+    services = graph.services(graph.Arguments())
+    eventually(lambda: launcher.process.poll() is not None or not client.missing(services), "the graph")
+    assert launcher.process.poll() is None, launcher.output
+
+
+def wait_until_active(client: Any, name: str, eventually: Any) -> None:
+    from lifecycle_msgs.msg import State
+    from lifecycle_msgs.srv import GetState
+
+    service = client.node.create_client(GetState, f"/{name}/get_state")
+    answers: list[Any] = []
+
+    def active() -> bool:
+        # A process that was killed stays known for a while, and never answers: ask again and again.
+        if service.service_is_ready():
+            answers.append(service.call_async(GetState.Request()))
+        return any(a.done() and a.result().current_state.id == State.PRIMARY_STATE_ACTIVE for a in answers)
+
+    eventually(active, f"an active {name}")
+
+
+def test_episodes_run_to_their_end_and_an_interrupt_ends_everything(
+    launch: Launch, models: Path, tmp_path: Path, domain: int, eventually: Any
+) -> None:
     from fosp_bringup.client import GraphClient
 
-    env = {**os.environ, "ROS_DOMAIN_ID": str(domain), "ROS_LOG_DIR": str(tmp_path / "ros")}
-    log = tmp_path / "launch.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command(f"models_root:={models}", f"records_root:={tmp_path / 'records'}"),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=env,
-            start_new_session=True,
-        )
-    try:
-        with GraphClient() as client:
-            services = graph.services(graph.Arguments())
-            eventually(lambda: "has died" in log.read_text() or not client.missing(services), "the graph")
-            assert "has died" not in log.read_text(), log.read_text()
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
-    assert "has died" not in log.read_text()
+    launcher = launch("fosp_bringup", "safereach.launch.py", "sim:=mujoco", *folders(models, tmp_path))
+    with GraphClient() as client:
+        wait_for_graph(client, launcher, eventually)
+        result = run_episodes(client, count=2)
+    assert result.success, result.message
+    assert [e.aborted for e in result.episodes] == [False, False]
+    assert len(list((tmp_path / "records").glob("*/episode_*/episode.json"))) == 2
+    assert launcher.interrupt() == 0
+    assert launcher.nodes() == {}
+    assert "has died" not in launcher.output and "Traceback" not in launcher.output
+
+
+def test_policy_comes_back_when_it_is_killed_and_the_arm_node_does_not(
+    launch: Launch, models: Path, tmp_path: Path, domain: int, eventually: Any
+) -> None:
+    from fosp_bringup.client import GraphClient
+
+    launcher = launch("fosp_bringup", "safereach.launch.py", *folders(models, tmp_path))
+    with GraphClient() as client:
+        wait_for_graph(client, launcher, eventually)
+        first = eventually(lambda: launcher.nodes().get("policy_node"), "the policy node")
+        os.kill(first, signal.SIGKILL)
+        eventually(lambda: launcher.nodes().get("policy_node", first) != first, "another policy node")
+        assert "policy_node was killed by SIGKILL; it is started again" in launcher.output
+        wait_until_active(client, "policy_node", eventually)
+        assert run_episodes(client).success
+        os.kill(launcher.nodes()["arm_node"], signal.SIGKILL)
+        said = "arm_node was killed by SIGKILL; the arm holds until the launch is started again"
+        eventually(lambda: said in launcher.output, "a word about the arm node")
+        assert set(launcher.nodes()) == {"simulation_node", "safety_monitor", "policy_node", "episode_node"}
+    assert launcher.interrupt() == 0
+    assert launcher.nodes() == {}
+
+
+def test_arm_holds_when_the_launcher_is_killed_in_motion(
+    launch: Launch, models: Path, tmp_path: Path, domain: int, eventually: Any
+) -> None:
+    """One launcher for the world, another one, composed of two roles, for what drives the arm."""
+    if shutil.which("setpriv") is None:
+        pytest.skip("setpriv (util-linux) is not installed")
+    from fosp_bringup.client import GraphClient
+    from fosp_bringup.holding import measure_hold
+    from fosp_interfaces.action import RunEpisodes
+
+    composed = tmp_path / "composed.launch.py"
+    composed.write_text(COMPOSED % (ROOT / "launch"))
+    world = launch("fosp_bringup", "simulation.launch.py", "use_sim_time:=true")
+    rest = launch(str(composed), "use_sim_time:=true", *folders(models, tmp_path))
+    goal = RunEpisodes.Goal(scene="standard", count=1, seed=0, reset_after_halt=True)
+    with GraphClient() as client:
+        wait_for_graph(client, rest, eventually)
+        assert set(world.nodes()) == {"simulation_node"}
+        killed = client.kill_in_motion(goal, rest.process.pid, 5, lambda feedback: None, lambda: None)
+        assert killed is not None, rest.output
+    assert measure_hold(killed.samples, killed.at_s).within_limit
+    eventually(lambda: not rest.nodes(), "the end of the nodes")
+    assert set(world.nodes()) == {"simulation_node"}
+    assert world.interrupt() == 0
 
 
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("simm:=mujoco", "did you mean 'sim'"),
-        ("sim:=unity", "sim must be one of"),
+        ("simm:=mujoco", "unknown argument 'simm'; did you mean 'sim'?"),
+        ("sim:=unity", "sim must be one of mujoco, gazebo, none, got 'unity'"),
+        ("real_time_factor:=fast", "real_time_factor must be a number, got 'fast'"),
+        ("scene:=kitchen", "unknown scene 'kitchen'"),
         ("bundle:=safereach/absent", "no such bundle"),
     ],
 )
-def test_launch_file_refuses_what_it_cannot_run(models: Path, tmp_path: Path, argument: str, message: str) -> None:
+def test_wrong_argument_is_named_in_one_line_and_nothing_starts(
+    launch: Launch, models: Path, tmp_path: Path, argument: str, message: str
+) -> None:
+    launcher = launch("fosp_bringup", "safereach.launch.py", *folders(models, tmp_path), argument)
+    assert launcher.process.wait(120) != 0
+    assert message in launcher.output and "Traceback" not in launcher.output
+    assert "process started" not in launcher.output
+
+
+def test_arguments_are_described(tmp_path: Path) -> None:
+    from dataclasses import fields
+
+    from fosp_bringup.graph import Arguments
+
+    command = ["ros2", "launch", "fosp_bringup", "safereach.launch.py", "--show-args"]
     env = {**os.environ, "ROS_LOG_DIR": str(tmp_path)}
-    done = subprocess.run(
-        command(f"models_root:={models}", argument), capture_output=True, text=True, timeout=120, env=env, check=False
-    )
-    assert done.returncode != 0 and message in done.stdout + done.stderr
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env, check=True).stdout
+    for argument in fields(Arguments):
+        assert f"'{argument.name}'" in shown and argument.metadata["help"] in shown

@@ -9,8 +9,9 @@ from dataclasses import fields
 from typing import Any, Final
 
 from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler, Shutdown
-from launch.event_handlers import OnProcessStart
+from launch.event_handlers import OnProcessExit, OnProcessStart
 from launch.events import matches_action
+from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
@@ -64,6 +65,7 @@ def _entities(context: LaunchContext, roles: Sequence[str]) -> list[LaunchDescri
     actions = {spec.name: _action(spec, arguments) for spec in specs}
     managed = [actions[spec.name] for spec in specs if spec.lifecycle]
     handlers = [handler for node in managed for handler in _bring_up(node)]
+    handlers += [_say_when_it_ends(spec, actions[spec.name]) for spec in specs]
     monitor, policy = actions.get(names.SAFETY_MONITOR), actions.get(names.POLICY_NODE)
     if monitor is not None and policy is not None:
         # No decision is made before somebody judges it.
@@ -101,6 +103,20 @@ def _action(spec: NodeSpec, arguments: Arguments) -> Node:
     if spec.lifecycle:
         return LifecycleNode(**options, parameters=[{**parameters, "autostart": False}])
     return Node(**options, parameters=[parameters])
+
+
+def _say_when_it_ends(spec: NodeSpec, node: Node) -> RegisterEventHandler:
+    # What launch itself says names the prefix of the command, not the node.
+    def say(event: ProcessExited, context: LaunchContext) -> LaunchDescriptionEntity | None:
+        if context.is_shutdown:
+            return None
+        if spec.respawn:
+            consequence = "; it is started again"
+        else:
+            consequence = "" if spec.role == "operators" else "; the arm holds until the launch is started again"
+        return LogInfo(msg=f"{spec.name} {runner.describe_exit(event.returncode)}{consequence}")
+
+    return RegisterEventHandler(OnProcessExit(target_action=node, on_exit=say))
 
 
 def _bring_up(node: Node) -> list[LaunchDescriptionEntity]:
