@@ -373,6 +373,38 @@ class OnlineConfig:
 
 
 @dataclass(frozen=True)
+class FineTuneConfig:
+    """A round on few own episodes while deployed. A gradient step is ``world_model_updates`` updates of the world
+    model; after the last one the episodes are encoded again and every step is ``critic_updates`` updates of critics and
+    reachability, then ``actor_updates`` of pi_on.
+    """
+
+    steps: int = 40
+    world_model_updates: int = 1
+    critic_updates: int = 8
+    """Reachability and Q_c decide what is safe and adapt cheaply on encoded episodes: most of the time goes there."""
+    actor_updates: int = 4
+    batch: int = 256
+    """Transitions in a batch of critics and pi_on."""
+    own_share: float = 0.5
+    """Share of every batch from the new episodes, where there are old ones to mix in."""
+    replay_episodes: int = 120
+    """Old episodes that are mixed in at most; more only take longer to encode."""
+    held_out: float = 0.2
+    """Share of the new episodes' layouts that the gate judges on and that are not trained on."""
+    world_model_rate: float = 2e-4
+    """Learning rate; small, because the frozen pi_off reads the same latent states."""
+    critic_rate: float = 3e-4
+    actor_rate: float = 3e-4
+
+    def __post_init__(self) -> None:
+        _positive(self, "steps", "batch", "replay_episodes", "world_model_rate", "critic_rate", "actor_rate")
+        _non_negative(self, "world_model_updates", "critic_updates", "actor_updates")
+        _fraction(self, "own_share")
+        _require(0.0 <= self.held_out < 1.0, "FineTuneConfig.held_out", self.held_out, "in [0, 1)")
+
+
+@dataclass(frozen=True)
 class HardwareConfig:
     """Passed to Lightning Fabric."""
 
@@ -412,6 +444,7 @@ class Config:
     )
     stages: StageConfig = field(default_factory=StageConfig)
     online: OnlineConfig = field(default_factory=OnlineConfig)
+    fine_tune: FineTuneConfig = field(default_factory=FineTuneConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     lookahead: int = 5
     """Imagined steps that the exported judge looks ahead."""
@@ -440,6 +473,7 @@ def _debug() -> Config:
             probe_every=30, checkpoint_every=10,
         ),
         online=OnlineConfig(episodes=6, critic_steps=5, actor_steps=5),
+        fine_tune=FineTuneConfig(steps=3, critic_updates=2, actor_updates=2, batch=32, replay_episodes=4),
         hardware=HardwareConfig(threads=1),
         lookahead=3,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fosp_trainer import checkpoint, diagnostics
 from fosp_trainer import config as configuration
+from fosp_trainer.actor import Actor
 from fosp_trainer.agent import Agent
 from fosp_trainer.config import Config, OptimizerConfig
 from fosp_trainer.critics import Transitions, lambda_return
@@ -134,6 +135,32 @@ def imagined_targets(
     )
 
 
+def critic_loss(agent: Agent, batch: Transitions, policy: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss (scalar) of critics and reachability, with imagined rollouts of ``policy`` where configured; its parts."""
+    config = agent.config.critic
+    ahead = reach_ahead = None
+    if config.imagined_weight > 0:
+        features, action, reward, cost, reach = imagined_targets(agent, batch.features[: config.imagined_batch], policy)
+        ahead, reach_ahead = (features, action, reward, cost), (features, action, reach)
+    values, metrics = agent.critics(batch, ahead)
+    reachability, reach_metrics = agent.reach(batch, reach_ahead)
+    return values + reachability, metrics | {f"reach_{k}": v for k, v in reach_metrics.items()}
+
+
+def actor_loss(agent: Agent, actor: Actor, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss (scalar) of the configured extraction, with the imagined cost where configured; its figures."""
+    config = agent.config.actor
+    loss, metrics = agent.extraction.loss(actor, agent.critics, agent.reach, batch)
+    if config.imagined_cost:
+        state, proprio = split_state(agent, batch.features[: config.imagined_batch])
+        discount = agent.config.critic.cost_discount
+        cost = agent.extraction.imagined_cost(agent.world_model, actor, state, proprio, discount)
+        loss = loss + agent.extraction.lagrangian(cost)
+        agent.extraction.lagrangian.update(cost.detach())
+        metrics |= {"imagined_cost": cost.detach(), "multiplier": agent.extraction.lagrangian.multiplier.clone()}
+    return loss, metrics
+
+
 class Trainer:
     """A run: its folder, its agent, its optimisers and where it is. Steps are taken by ``world_model_step`` and its
     siblings.
@@ -246,18 +273,8 @@ class Trainer:
 
     def critic_step(self, batch: Transitions, policy: nn.Module) -> dict[str, Tensor]:
         """One update of critics and reachability, with rollouts of ``policy``; returns their losses."""
-        config = self.config.critic
-        ahead = reach_ahead = None
-        if config.imagined_weight > 0:
-            features, action, reward, cost, reach = imagined_targets(
-                self.agent, batch.features[: config.imagined_batch], policy
-            )
-            ahead, reach_ahead = (features, action, reward, cost), (features, action, reach)
-        critic_loss, metrics = self.agent.critics(batch, ahead)
-        reach_loss, reach_metrics = self.agent.reach(batch, reach_ahead)
-        loss = critic_loss + reach_loss
+        loss, metrics = critic_loss(self.agent, batch, policy)
         loss.backward()
-        metrics |= {f"reach_{k}": v for k, v in reach_metrics.items()}
         metrics["gradient_norm"] = self.optimizers["critics"].step(self.step)
         self.agent.critics.update_slow()
         self.agent.reach.update_slow()
@@ -275,17 +292,7 @@ class Trainer:
 
     def actor_step(self, batch: Transitions, name: str) -> dict[str, Tensor]:
         """One update of the actor ``name`` by the configured extraction; returns its figures."""
-        config, agent = self.config.actor, self.agent
-        actor: Any = getattr(agent, name)
-        loss, metrics = agent.extraction.loss(actor, agent.critics, agent.reach, batch)
-        if config.imagined_cost:
-            state, proprio = split_state(agent, batch.features[: config.imagined_batch])
-            cost = agent.extraction.imagined_cost(
-                agent.world_model, actor, state, proprio, self.config.critic.cost_discount
-            )
-            loss = loss + agent.extraction.lagrangian(cost)
-            agent.extraction.lagrangian.update(cost.detach())
-            metrics |= {"imagined_cost": cost.detach(), "multiplier": agent.extraction.lagrangian.multiplier.clone()}
+        loss, metrics = actor_loss(self.agent, getattr(self.agent, name), batch)
         optimizer = self.optimizers[name]
         gradients = torch.autograd.grad(loss, optimizer.parameters, allow_unused=True)
         for parameter, gradient in zip(optimizer.parameters, gradients, strict=True):
