@@ -26,6 +26,13 @@ MAX_CLUTTER: Final = 6
 GOAL_POINT_HEIGHT: Final = 0.05
 """The goal point is the top of the 5 cm goal, where the tool can reach it without touching the table."""
 
+DENSITY: Final = 400.0
+"""Obstacles are of light wood, kg/m^3."""
+TABLE_SIZE: Final = (1.5, 1.9, 0.04)
+TABLE_CENTRE: Final = (0.45, 0.0, -0.02)
+LINE_WIDTH: Final = 0.015
+LINE_HEIGHT: Final = 0.002
+
 HAND_HALF: Final = (0.0225, 0.10)
 """Half width of the hand along x and y; the gripper points down and keeps this orientation."""
 WRIST_RADIUS: Final = 0.044
@@ -87,6 +94,25 @@ class Item:
         cos, sin = np.cos(self.yaw), np.sin(self.yaw)
         return local @ np.array([[cos, sin], [-sin, cos]]) + np.asarray(self.position)
 
+    def mass_properties(self) -> tuple[float, tuple[float, float, float]]:
+        """Mass in kg and principal moments of inertia (x, y, z) in kg m^2 of a solid of ``DENSITY``."""
+        x, y, z = (0.5 * side for side in self.size)
+        if self.shape == "box":
+            mass = DENSITY * 8.0 * x * y * z
+            third = mass / 3.0
+            return mass, (third * (y * y + z * z), third * (x * x + z * z), third * (x * x + y * y))
+        mass = DENSITY * float(np.pi) * x * x * 2.0 * z
+        side = mass * (x * x / 4.0 + z * z / 3.0)
+        return mass, (side, side, mass * x * x / 2.0)
+
+    def pose(self) -> Array:
+        """Position (3) in metres and quaternion (w, x, y, z), together (7,), of the item on the table."""
+        cos, sin = float(np.cos(0.5 * self.yaw)), float(np.sin(0.5 * self.yaw))
+        # Lying: the item's z goes to its y first.
+        tip = float(np.sqrt(0.5)) if self.lying else 1.0
+        turn = (tip * cos, -tip * cos, -tip * sin, tip * sin) if self.lying else (cos, 0.0, 0.0, sin)
+        return np.array([*self.position, 0.5 * self.height, *turn])
+
     @property
     def radius(self) -> float:
         """Radius of the circle around the outline."""
@@ -138,6 +164,31 @@ class Layout:
     def goal_point(self) -> Array:
         """Goal point (3,)."""
         return np.array([*self.goal.position, GOAL_POINT_HEIGHT])
+
+
+def outline() -> list[tuple[tuple[float, float, float], tuple[float, float, float]]]:
+    """Centre and full size of the four white bars around the workspace."""
+    low, high = task.WORKSPACE.low, task.WORKSPACE.high
+    side = high[0] - low[0]
+    middle = (0.5 * (low[0] + high[0]), 0.5 * (low[1] + high[1]))
+    bars: list[tuple[tuple[float, float, float], tuple[float, float, float]]] = []
+    for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+        centre = (middle[0] + 0.5 * dx * side, middle[1] + 0.5 * dy * side, 0.5 * LINE_HEIGHT)
+        long, short = side + LINE_WIDTH, LINE_WIDTH
+        bars.append((centre, (long if dy else short, long if dx else short, LINE_HEIGHT)))
+    return bars
+
+
+def camera_rotation(look: Look) -> Array:
+    """Rotation (3, 3) of the camera, columns right, up and back in ``panda_link0``; level, then rolled."""
+    position, target = np.asarray(look.camera_position), np.asarray(look.camera_target)
+    back = position - target
+    back /= np.linalg.norm(back)
+    right = np.cross([0.0, 0.0, 1.0], back)
+    right /= np.linalg.norm(right)
+    up = np.cross(back, right)
+    cos, sin = np.cos(look.camera_roll), np.sin(look.camera_roll)
+    return np.stack([cos * right + sin * up, cos * up - sin * right, back], axis=1)
 
 
 class Footprint:

@@ -17,7 +17,16 @@ from scipy.linalg.lapack import dposv
 from fosp_core import task
 from fosp_description import urdf_path
 from fosp_sim import gl
-from fosp_sim.layout import MAX_CLUTTER, MAX_OBSTACLES, Item, Layout
+from fosp_sim.layout import (
+    MAX_CLUTTER,
+    MAX_OBSTACLES,
+    TABLE_CENTRE,
+    TABLE_SIZE,
+    Item,
+    Layout,
+    camera_rotation,
+    outline,
+)
 
 gl.prepare()
 
@@ -37,11 +46,8 @@ ARMATURE: Final = 0.1
 MAX_IK_STEP: Final = 0.4
 """Largest change of a joint in one iteration of the inverse kinematics, rad."""
 FALLEN_COSINE: Final = float(np.cos(np.deg2rad(30.0)))
-DENSITY: Final = 400.0
-"""Obstacles are of light wood, kg/m^3."""
 
 _ARM_BIT, _OBSTACLE_BIT, _TABLE_BIT = 1, 2, 4
-_TABLE_SIZE: Final = (0.75, 0.95, 0.02)
 _HIDDEN_GROUP: Final = 4
 _AWAY: Final = (0.0, 0.0, -5.0)
 
@@ -107,22 +113,19 @@ def build_spec() -> mujoco.MjSpec:
     world.add_geom(
         name="table",
         type=mujoco.mjtGeom.mjGEOM_BOX,
-        size=list(_TABLE_SIZE),
-        pos=[0.45, 0.0, -_TABLE_SIZE[2]],
+        size=[0.5 * side for side in TABLE_SIZE],
+        pos=list(TABLE_CENTRE),
         contype=_TABLE_BIT,
         conaffinity=0,
         friction=[0.7, 0.005, 0.0001],
         group=2,
     )
-    low, high = task.WORKSPACE.low, task.WORKSPACE.high
-    half = 0.5 * (high[0] - low[0])
-    middle = (0.5 * (low[0] + high[0]), 0.5 * (low[1] + high[1]))
-    for index, (dx, dy) in enumerate(((1, 0), (-1, 0), (0, 1), (0, -1))):
+    for index, (centre, size) in enumerate(outline()):
         world.add_geom(
             name=f"line{index}",
             type=mujoco.mjtGeom.mjGEOM_BOX,
-            size=[half + 0.0075 if dy else 0.0075, half + 0.0075 if dx else 0.0075, 0.001],
-            pos=[middle[0] + dx * half, middle[1] + dy * half, 0.001],
+            size=[0.5 * side for side in size],
+            pos=list(centre),
             contype=0,
             conaffinity=0,
             group=2,
@@ -234,7 +237,7 @@ class World:
         model.light_diffuse[0] = look.diffuse
         model.vis.headlight.ambient[:] = look.ambient
         model.cam_pos[0] = look.camera_position
-        model.cam_quat[0] = _look_at(np.asarray(look.camera_position), np.asarray(look.camera_target), look.camera_roll)
+        mujoco.mju_mat2Quat(model.cam_quat[0], camera_rotation(look).ravel())
         model.cam_fovy[0] = look.camera_fovy_deg
         if self._renderer is not None:
             self._renderer.camera_moved()
@@ -441,48 +444,20 @@ class _Slot:
             model.geom_type[geom] = mujoco.mjtGeom.mjGEOM_BOX
             model.geom_size[geom] = (x, y, z)
             model.geom_rbound[geom] = np.sqrt(x * x + y * y + z * z)
-            mass = DENSITY * 8.0 * x * y * z
-            inertia = mass / 3.0 * np.array([y * y + z * z, x * x + z * z, x * x + y * y])
         else:
             model.geom_type[geom] = mujoco.mjtGeom.mjGEOM_CYLINDER
             model.geom_size[geom] = (x, z, 0.0)
             model.geom_rbound[geom] = np.hypot(x, z)
-            mass = DENSITY * np.pi * x * x * 2.0 * z
-            side = mass * (x * x / 4.0 + z * z / 3.0)
-            inertia = np.array([side, side, mass * x * x / 2.0])
         model.geom_aabb[geom] = (0.0, 0.0, 0.0, x, y, z)
         if model.body_bvhnum[body] == 1:
             model.bvh_aabb[model.body_bvhadr[body]] = model.geom_aabb[geom]
         if self.mocap < 0:
-            model.body_mass[body] = mass
-            model.body_inertia[body] = inertia
+            model.body_mass[body], model.body_inertia[body] = item.mass_properties()
 
 
 def _pose(item: Item | None, index: int) -> Array:
-    """Position and quaternion (7,) of a thing standing (or lying) on the table."""
-    if item is None:
-        return np.array([_AWAY[0] + index, _AWAY[1], _AWAY[2], 1.0, 0.0, 0.0, 0.0])
-    half = 0.5 * item.yaw
-    quaternion = np.array([np.cos(half), 0.0, 0.0, np.sin(half)])
-    if item.lying:
-        tip = np.array([np.sqrt(0.5), -np.sqrt(0.5), 0.0, 0.0])  # local z to local y
-        out = np.zeros(4)
-        mujoco.mju_mulQuat(out, quaternion, tip)
-        quaternion = out
-    return np.array([*item.position, 0.5 * item.height, *quaternion])
-
-
-def _look_at(position: Array, target: Array, roll: float) -> Array:
-    """Quaternion (4,) of a camera at ``position`` that sees ``target`` in its middle, x level, then rolled."""
-    back = position - target
-    back /= np.linalg.norm(back)
-    right = np.cross([0.0, 0.0, 1.0], back)
-    right /= np.linalg.norm(right)
-    up = np.cross(back, right)
-    right, up = np.cos(roll) * right + np.sin(roll) * up, np.cos(roll) * up - np.sin(roll) * right
-    out = np.zeros(4)
-    mujoco.mju_mat2Quat(out, np.stack([right, up, back], axis=1).ravel())
-    return out
+    """Position and quaternion (7,) of a thing on the table, or of an empty slot."""
+    return np.array([_AWAY[0] + index, _AWAY[1], _AWAY[2], 1.0, 0.0, 0.0, 0.0]) if item is None else item.pose()
 
 
 def _picture_edges(quaternion: Array, fovy_deg: float, aspect: float) -> Array:
