@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Union
 import tyro
 
 from fosp_trainer import config as configuration
-from fosp_trainer.commands import collect, evaluate, export, online, pretrain
+from fosp_trainer.commands import calibrate, collect, evaluate, export, online, pretrain
 from fosp_trainer.config import Config
 from fosp_trainer.errors import UserError
 
@@ -20,6 +20,7 @@ COMMANDS: Final[dict[str, tuple[type, Callable[[Any], None]]]] = {
     "online": (online.Online, online.run),
     "export": (export.Export, export.run),
     "evaluate": (evaluate.Evaluate, evaluate.run),
+    "calibrate": (calibrate.Calibrate, calibrate.run),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -38,6 +38,8 @@ class Drive:
     visual_randomization: bool = False
     keep: bool = False
     """Whether the episodes themselves are returned, for training."""
+    trace: bool = False
+    """Whether records hold what the monitor would compare at every step (``trace``), also when it is off."""
 
 
 Result = tuple[dict[str, Any], Episode | None]
@@ -52,6 +54,7 @@ def run_episode(env: Any, pilot: Pilot, drive: Drive, seed: int) -> Result:
     total, costs, steps, clearance, worst = 0.0, 0.0, 0, float(info["clearance"]), 0.0
     verdicts: Counter[str] = Counter()
     halt: list[str] = []
+    trace: dict[str, list[float]] = {"risk": [], "least_risk": [], "surprise": [], "cost": []}
     ended = False
     while not ended:
         steered = pilot.act(observation["image"], observation["proprio"])
@@ -61,6 +64,9 @@ def run_episode(env: Any, pilot: Pilot, drive: Drive, seed: int) -> Result:
             halt = [reason.name.lower() for reason in steered.reasons]
         observation, reward, cost, terminated, truncated, info = env.step(steered.action)
         builder.add_step(steered.action, observation, reward, cost, terminated, info)
+        values = (steered.risk, steered.least_risk, steered.output.surprise, float(cost))
+        for row, value in zip(trace.values(), values, strict=True):
+            row.append(value)
         total, costs, steps = total + reward, costs + cost, steps + 1
         clearance = min(clearance, float(info["clearance"]))
         # The arm holds until an operator resets: nothing more happens in this episode.
@@ -77,6 +83,7 @@ def run_episode(env: Any, pilot: Pilot, drive: Drive, seed: int) -> Result:
         "halt": halt,
         "slowed": verdicts["slowed"],
         "replaced": verdicts["replaced"],
+        **({"trace": trace} if drive.trace else {}),
     }
     return record, builder.build() if drive.keep else None
 
@@ -95,6 +102,10 @@ def _register_environments() -> None:
         raise UserError(f"no installed package registers {ENVIRONMENT}; build the workspace and start through ./run")
 
 
+def _pilot(drive: Drive, seed: int) -> Pilot:
+    return Pilot(load_bundle(drive.bundle), drive.monitor, drive.mode, drive.noise, seed, judge=drive.trace)
+
+
 _worker: tuple[Drive, Any, Pilot] | None = None
 
 
@@ -107,17 +118,12 @@ def _run_chunk(drive: Drive, seeds: Sequence[int]) -> list[Result]:
             _worker[1].close()
         _register_environments()
         env = gymnasium.make(ENVIRONMENT, scene=drive.scene, visual_randomization=drive.visual_randomization)
-        pilot = Pilot(load_bundle(drive.bundle), drive.monitor, drive.mode, drive.noise, seed=seeds[0])
-        _worker = (drive, env, pilot)
+        _worker = (drive, env, _pilot(drive, seeds[0]))
     _, env, _ = _worker
     results = []
     for seed in seeds:
         # A pilot of its own for every episode's random numbers: the outcome must not depend on who ran what before.
-        pilot = (
-            Pilot(load_bundle(drive.bundle), drive.monitor, drive.mode, drive.noise, seed)
-            if drive.noise
-            else _worker[2]
-        )
+        pilot = _pilot(drive, seed) if drive.noise else _worker[2]
         results.append(run_episode(env, pilot, drive, seed))
     return results
 
@@ -143,6 +149,32 @@ def run_episodes(
                     yield futures[future], result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def traced_episodes(
+    groups: Mapping[str, tuple[Drive, Sequence[int]]],
+    workers: int = 2,
+    quiet: bool = False,
+    purpose: str = "calibration",
+) -> list[tuple[str, dict[str, Any]]]:
+    """Run named drives; returns (name, record), in the order of names and layouts.
+
+    Args:
+        groups: drive and indices of layouts within the range of ``purpose``.
+        workers: processes.
+        quiet: no progress bar.
+        purpose: ``calibration`` or ``evaluation``, one of ``fosp_core.task.SEED_RANGES``.
+
+    Raises:
+        ValueError: an unknown scene, or an index outside of the range.
+        BundleError: a bundle that must not be loaded.
+    """
+    seed = {"calibration": task.calibration_seed, "evaluation": task.evaluation_seed}[purpose]
+    drives = [(drive, [seed(i) for i in indices]) for drive, indices in groups.values()]
+    names = {drive: name for name, (drive, _) in groups.items()}
+    found = [(names[drive], record) for drive, (record, _) in run_episodes(drives, workers, quiet, purpose)]
+    order = {name: i for i, name in enumerate(groups)}
+    return sorted(found, key=lambda pair: (order[pair[0]], pair[1]["seed"]))
 
 
 def summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
