@@ -21,6 +21,7 @@ from lifecycle_msgs.msg import Transition
 from fosp_bringup import graph, runner
 from fosp_bringup.graph import Arguments, GraphError, NodeSpec
 from fosp_ros import names
+from fosp_ros.runner import EXIT_CONFIGURATION
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 RESPAWN_DELAY_S: Final = 2.0
@@ -63,7 +64,7 @@ def _entities(context: LaunchContext, roles: Sequence[str]) -> list[LaunchDescri
         arguments = runner.chosen_bundle(arguments)
     specs = [spec for spec in graph.nodes(arguments) if spec.role in roles]
     actions = {spec.name: _action(spec, arguments) for spec in specs}
-    managed = [actions[spec.name] for spec in specs if spec.lifecycle]
+    managed = [actions[spec.name] for spec in specs if _managed(spec)]
     handlers = [handler for node in managed for handler in _bring_up(node)]
     handlers += [_say_when_it_ends(spec, actions[spec.name]) for spec in specs]
     monitor, policy = actions.get(names.SAFETY_MONITOR), actions.get(names.POLICY_NODE)
@@ -100,27 +101,37 @@ def _action(spec: NodeSpec, arguments: Arguments) -> Node:
         "respawn_delay": RESPAWN_DELAY_S,
         "additional_env": {"PYTHONUNBUFFERED": "1"},
     }
-    if spec.lifecycle:
+    if _managed(spec):
         return LifecycleNode(**options, parameters=[{**parameters, "autostart": False}])
     return Node(**options, parameters=[parameters])
 
 
+def _managed(spec: NodeSpec) -> bool:
+    """Whether launch brings the node up; one that is started again brings itself up.
+
+    A request to a node that was killed a moment ago is never answered, and launch would wait for it for ever.
+    """
+    return spec.lifecycle and not spec.respawn
+
+
 def _say_when_it_ends(spec: NodeSpec, node: Node) -> RegisterEventHandler:
     # What launch itself says names the prefix of the command, not the node.
-    def say(event: ProcessExited, context: LaunchContext) -> LaunchDescriptionEntity | None:
+    def say(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity] | None:
         if context.is_shutdown:
             return None
+        if event.returncode == EXIT_CONFIGURATION and spec.package.startswith("fosp_"):
+            return [LogInfo(msg=f"{spec.name} refused to start; it says why above"), Shutdown(reason="a node refused")]
         if spec.respawn:
             consequence = "; it is started again"
         else:
             consequence = "" if spec.role == "operators" else "; the arm holds until the launch is started again"
-        return LogInfo(msg=f"{spec.name} {runner.describe_exit(event.returncode)}{consequence}")
+        return [LogInfo(msg=f"{spec.name} {runner.describe_exit(event.returncode)}{consequence}")]
 
     return RegisterEventHandler(OnProcessExit(target_action=node, on_exit=say))
 
 
 def _bring_up(node: Node) -> list[LaunchDescriptionEntity]:
-    """Configure at every start of the process, then activate; a refusal ends the launch."""
+    """Configure when the process has started, then activate; a refusal ends the launch."""
 
     def change(transition: int) -> EmitEvent:
         return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition))

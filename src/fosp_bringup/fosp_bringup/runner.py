@@ -220,8 +220,16 @@ def check_domain(specs: Sequence[NodeSpec]) -> None:
         )
 
 
-def run(arguments: Arguments, run_folder: Path, when_node_exits: str = "stop", output: IO[str] = sys.stdout) -> int:
+def run(
+    arguments: Arguments,
+    run_folder: Path,
+    when_node_exits: str = "stop",
+    output: IO[str] = sys.stdout,
+    remap: Sequence[str] = (),
+) -> int:
     """Run the graph until a signal comes or, with ``when_node_exits`` "stop", until one of the nodes ends.
+
+    Every node gets the remapping rules ``remap``.
 
     Returns:
         0 after SIGINT or SIGTERM, else the exit code of the node that ended first.
@@ -244,8 +252,9 @@ def run(arguments: Arguments, run_folder: Path, when_node_exits: str = "stop", o
     multiprocessing.set_start_method("fork", force=True)
     manager = GraphManager(LogPrinter(logs, output), run_folder / PROCESS_FILE, when_node_exits == "stop")
     env = environment(logs)
+    rules = [part for rule in remap for part in ("-r", rule)]
     for spec in specs:
-        ros_args = ["--ros-args", "-r", f"__node:={spec.name}", "--params-file", str(parameters)]
+        ros_args = ["--ros-args", "-r", f"__node:={spec.name}", "--params-file", str(parameters), *rules]
         manager.add_node(spec.name, [str(programs[spec.name]), *ros_args], env, spec.nice)
     waiter = [sys.executable, "-m", "fosp_bringup.discovery", "wait", *graph.services(arguments)]
     manager.add_node(READY, waiter, env, nice=5)
@@ -274,6 +283,8 @@ class Options:
     """Record the overview camera too."""
     run_folder: Path | None = None
     """Folder for logs, parameters and records; by default runs/<time>."""
+    remap: tuple[str, ...] = ()
+    """ROS remapping rules: FROM:=TO for every node, NODE:FROM:=TO for one."""
     when_node_exits: Literal["stop", "keep"] = "stop"
     """When a node ends: stop the graph, or say so and keep the others running (the arm holds)."""
 
@@ -296,7 +307,7 @@ def main() -> None:
             record_overview=options.record_overview,
         )
         print(f"logs and records: {folder}", flush=True)
-        code = run(arguments, folder, options.when_node_exits)
+        code = run(arguments, folder, options.when_node_exits, remap=options.remap)
     except (GraphError, OSError) as error:
         print(f"fosp-up: {error}", file=sys.stderr)
         code = 1

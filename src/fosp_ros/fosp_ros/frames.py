@@ -44,8 +44,8 @@ class ModelFrame:
 
     @property
     def others_may_move(self) -> bool:
-        """Whether the arm may be moved by others than the policy: an episode neither runs nor has just ended."""
-        return self.state is None or self.state.phase not in (TaskState.RUNNING, TaskState.ENDED)
+        """Whether the arm may have been moved by others than the policy: a scene was laid out, or there is no task."""
+        return self.is_first or self.state is None or self.state.phase not in (TaskState.RUNNING, TaskState.ENDED)
 
 
 class FrameReader:

@@ -55,8 +55,12 @@ def test_a_frame_joins_pixels_tool_and_task(bench: ReaderBench) -> None:
     np.testing.assert_allclose(frame.tool, expected)
     assert frame.is_first and frame.running and frame.state is not None and frame.state.episode_id == 3
     assert bench.node.reader.running
-    assert not bench.read(episode=3).is_first
-    assert not bench.read(phase=TaskState.ENDED).running
+    assert frame.others_may_move
+    second = bench.read(episode=3)
+    assert not second.is_first and not second.others_may_move
+    ended = bench.read(episode=3, phase=TaskState.ENDED)
+    assert not ended.running and not ended.others_may_move
+    assert bench.read(episode=4, phase=TaskState.READY).others_may_move
 
 
 def test_equal_images_have_equal_digests_and_others_do_not(bench: ReaderBench) -> None:

@@ -1,0 +1,119 @@
+"""Inject every fault of the safety contract into the running graph, and measure what it leads to.
+
+Simulation, camera, policy, monitor and arm are the real processes over DDS; relays in the streams of images, joint
+states and decisions spoil what passes. The model is a small test bundle that moves the tool steadily and whose risk
+follows the brightness of the image. Ctrl-C keeps what was measured.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from recording import record
+from rich.console import Console
+from rich.table import Table
+
+from fosp_bringup.faults.catalogue import ELSEWHERE
+from fosp_bringup.faults.suite import Outcome, Suite, UnknownFaultError, chosen
+
+
+@dataclass
+class Options:
+    """What is injected, and how often."""
+
+    only: tuple[str, ...] = ()
+    """Names of faults; all when none is given."""
+    repeats: int = 5
+    """Trials of each fault."""
+    list: bool = False
+    """Print the faults and end."""
+    name: str = "faults"
+    """Name of the result file."""
+    keep: Path | None = None
+    """Folder for logs and records, kept afterwards; by default a temporary one."""
+
+
+def table(outcomes: list[Outcome]) -> Table:
+    """Fault, what is expected, time to hold, and whether it passed."""
+    shown = Table("fault", "what", "expected", "limit ms", "hold ms p50", "p99", "rest ms p50", "pass")
+    for outcome in outcomes:
+        figures = outcome.figures()
+        hold, rest = figures["hold_ms"], figures["rest_ms"]
+        verdict = "skipped" if outcome.skipped else "yes" if outcome.passed else "NO"
+        fault = outcome.fault
+        limit = "" if fault.limit_ms is None else f"{fault.limit_ms:g}"
+        shown.add_row(
+            fault.name, fault.what, fault.expected, limit, _ms(hold["p50"]), _ms(hold["p99"]), _ms(rest["p50"]), verdict
+        )
+    return shown
+
+
+def main(options: Options) -> int:
+    """Run the suite; 0 when everything passed, 1 otherwise, 130 after Ctrl-C."""
+    try:
+        faults = chosen(options.only)
+        if options.repeats < 1:
+            raise ValueError(f"repeats must be at least 1, got {options.repeats}")
+    except (UnknownFaultError, ValueError) as error:
+        print(f"faults: {error}", file=sys.stderr)
+        return 2
+    if options.list:
+        for fault in faults:
+            print(f"{fault.name:24} {fault.what}: {fault.expected}")
+        return 0
+    outcomes: list[Outcome] = []
+    interrupted = False
+    load_before = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (options.keep or Path(temporary) / "faults").absolute()
+        try:
+            with Suite(folder) as suite:
+                for index, fault in enumerate(faults, start=1):
+                    outcome = Outcome(fault, [])
+                    outcomes.append(outcome)
+                    for outcome in suite.run(fault, options.repeats):
+                        outcomes[-1] = outcome
+                    print(f"[{index}/{len(faults)}] {_line(outcome)}", flush=True)
+        except KeyboardInterrupt:
+            interrupted = True
+    outcomes = [outcome for outcome in outcomes if outcome.trials or outcome.skipped]
+    figures = {
+        "interrupted": interrupted,
+        "load_before": round(load_before, 2),
+        "repeats": options.repeats,
+        "passed": sum(o.passed for o in outcomes),
+        "failed": sum(not o.passed and not o.skipped for o in outcomes),
+        "skipped": sum(bool(o.skipped) for o in outcomes),
+        "tested_elsewhere": ELSEWHERE,
+        "faults": [outcome.figures() for outcome in outcomes],
+    }
+    path = record(options.name, figures)
+    Console(width=None if sys.stdout.isatty() else 160).print(table(outcomes))
+    print(f"{figures['passed']} passed, {figures['failed']} failed, {figures['skipped']} skipped; raw data in {path}")
+    if interrupted:
+        return 130
+    return 1 if figures["failed"] else 0
+
+
+def _line(outcome: Outcome) -> str:
+    name = outcome.fault.name
+    if outcome.skipped:
+        return f"{name}: skipped, {outcome.skipped}"
+    figures = outcome.figures()["hold_ms"]
+    times = f", hold p50 {_ms(figures['p50'])} ms, max {_ms(figures['max'])} ms" if figures["count"] else ""
+    late = f", {outcome.late} late (limit {outcome.fault.limit_ms:g} ms)" if outcome.late else ""
+    problems = f": {'; '.join(outcome.problems)}" if outcome.problems else ""
+    return f"{name}: {'pass' if outcome.passed else 'FAIL'}{times}{late}{problems}"
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options, description=__doc__)))
