@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Union
 import tyro
 
 from fosp_trainer import config as configuration
-from fosp_trainer.commands import calibrate, collect, evaluate, export, online, pretrain
+from fosp_trainer.commands import calibrate, collect, evaluate, export, inspect, online, pretrain
 from fosp_trainer.config import Config
 from fosp_trainer.errors import UserError
 
@@ -18,6 +18,7 @@ COMMANDS: Final[dict[str, tuple[type, Callable[[Any], None]]]] = {
     "collect": (collect.Collect, collect.run),
     "pretrain": (pretrain.Pretrain, pretrain.run),
     "online": (online.Online, online.run),
+    "inspect": (inspect.Inspect, inspect.run),
     "export": (export.Export, export.run),
     "evaluate": (evaluate.Evaluate, evaluate.run),
     "calibrate": (calibrate.Calibrate, calibrate.run),

@@ -28,38 +28,19 @@ class Export:
 
 def run(command: Export) -> None:
     """Load, take thresholds, export."""
-    import dataclasses
-
     import torch
 
     from fosp_core.bundle import BundleError, SelectorSettings
-    from fosp_trainer import checkpoint
-    from fosp_trainer import config as configuration
-    from fosp_trainer.agent import Agent
     from fosp_trainer.data import concatenate, read_dataset, split
     from fosp_trainer.export import export_bundle
     from fosp_trainer.pretrain import Latents
     from fosp_trainer.progress import console
     from fosp_trainer.provenance import provenance
+    from fosp_trainer.runs import load_run
     from fosp_trainer.thresholds import provisional_thresholds
 
-    config = configuration.load(command.run / "config.json")
-    try:
-        proposals = dataclasses.replace(config.proposals, count=command.proposals)
-    except configuration.ConfigError as error:
-        raise UserError(f"--proposals: {error}") from error
-    config = dataclasses.replace(config, proposals=proposals)
-    path = checkpoint.latest(command.run / "checkpoints")
-    if path is None:
-        raise UserError(f"{command.run} holds no checkpoint; train first with fosp-train pretrain")
-    saved = checkpoint.load(path)
-    if saved.state["stage"] != "done":
-        raise UserError(f"{command.run} stopped in stage {saved.state['stage']}; continue it with --resume first")
-    agent = Agent(config)
-    agent.load_weights(saved.weights, str(path))
-    # pi_on starts from pi_off; only rounds on own episodes change it.
-    agent.online.load_state_dict(agent.offline.state_dict())
-    agent.eval()
+    agent, saved = load_run(command.run, command.proposals)
+    config = agent.config
     _, held_out = split(concatenate([read_dataset(source) for source in command.data]), config.data.held_out)
     latents = Latents(agent, held_out, (False,))
     with torch.no_grad():
