@@ -493,3 +493,44 @@ def _curves(violating: Sequence[Trace], clean: Sequence[Trace], settings: Settin
         "false_halts_per_hour": [e / h for e, h in halts],
         "false_vetoes_per_hour": [e / h for e, h in vetoes],
     }
+
+
+# -- out of distribution
+
+
+def detection(
+    traces: Sequence[Trace], familiar: Sequence[Trace], bound: float, frames: int, halt: float
+) -> dict[str, Any]:
+    """How well surprise tells the episodes of one scene from familiar ones; JSON values.
+
+    Args:
+        traces: episodes of the scene, which run without the monitor.
+        familiar: episodes of the scene that was calibrated.
+        bound: on the surprise, nats.
+        frames: consecutive ones above the bound that halt.
+        halt: threshold of the risk, for the share of episodes that one or the other would have stopped.
+    """
+    count = len(traces)
+    alarms = [surprise_alarm(t.surprise, bound, frames) for t in traces]
+    delays = [a for a in alarms if a is not None]
+    stops = [first_alarm(t.least_risk, halt) for t in traces]
+    either = [min((x for x in pair if x is not None), default=None) for pair in zip(alarms, stops, strict=True)]
+    violations = [t.steps_to_violation for t in traces]
+    unwarned = sum(v is not None and (e is None or e >= v) for v, e in zip(violations, either, strict=True))
+    scores = np.array([sustained(t.surprise, frames) for t in (*traces, *familiar)])
+    hours = sum(len(t.surprise) if a is None else a + 1 for t, a in zip(traces, alarms, strict=True))
+    return {
+        "episodes": count,
+        "detected": len(delays),
+        "detection_rate": len(delays) / count if count else 0.0,
+        "detection_rate_interval": list(wilson_interval(len(delays), count)),
+        "delay_steps": {"median": float(np.median(delays)), "p90": float(np.percentile(delays, 90))}
+        if delays
+        else None,
+        "alarms_per_hour": len(delays) / (hours * CONTROL_PERIOD_S / SECONDS_PER_HOUR) if hours else 0.0,
+        "auroc": auroc(scores, np.arange(len(scores)) < count),
+        "median_surprise": float(np.median(np.concatenate([t.surprise[1:] for t in traces]))) if count else None,
+        "violating": sum(v is not None for v in violations),
+        "violating_without_a_halt_before": unwarned,
+        "stopped_by_surprise_or_risk": sum(e is not None for e in either),
+    }

@@ -19,6 +19,7 @@ from fosp_trainer import calibration as c
 from fosp_trainer.calibration import Settings, Trace
 from fosp_trainer.calibration_plots import write_plots
 from fosp_trainer.commands import calibrate as command
+from fosp_trainer.commands import shifts
 from fosp_trainer.errors import UserError
 
 RISKS = st.floats(0.0, 1.0, width=32)
@@ -367,3 +368,47 @@ def test_dry_run_changes_nothing(tmp_path: Path) -> None:
     before = (bundle.path / "manifest.json").read_bytes()
     command.run(command.Calibrate(bundle.path, dry_run=True, quiet=True))
     assert (bundle.path / "manifest.json").read_bytes() == before
+
+
+# -- out of distribution
+
+
+def test_detection_counts_alarms_delays_and_unannounced_violations() -> None:
+    strange = [0.0, *[9.0] * 9]
+    familiar = [trace([0.1] * 10, surprise=[0.0, *[1.0] * 9], seed=i) for i in range(10)]
+    shifted = [
+        trace([0.1] * 10, surprise=strange, seed=0),
+        trace([0.1] * 10, violation=8, surprise=strange, seed=1),
+        trace([0.1] * 10, violation=1, surprise=strange, seed=2),
+        trace([0.1, 0.1, 0.9, *[0.1] * 7], violation=5, surprise=[0.0, *[1.0] * 9], seed=3),
+    ]
+    found = c.detection(shifted, familiar, bound=5.0, frames=3, halt=0.5)
+    assert found["detection_rate"] == 0.75 and found["delay_steps"] == {"median": 3.0, "p90": 3.0}
+    assert found["violating"] == 3 and found["violating_without_a_halt_before"] == 1
+    assert found["stopped_by_surprise_or_risk"] == 4 and found["auroc"] == 0.875
+    clean = c.detection(familiar, familiar, bound=5.0, frames=3, halt=0.5)
+    assert clean["detected"] == 0 and clean["alarms_per_hour"] == 0.0 and clean["delay_steps"] is None
+    assert clean["auroc"] == 0.5
+    json.dumps([found, clean], allow_nan=False)
+
+
+def test_shifts_runs_the_familiar_scene_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def episodes(groups: Any, *_: Any, **__: Any) -> list[tuple[str, dict[str, Any]]]:
+        asked.extend(groups)
+        assert not any(drive.monitor for drive, _ in groups.values())
+        row = [0.0, *[9.0] * 5]
+        return [
+            (name, {"seed": 0, "trace": {"risk": row, "least_risk": row, "surprise": row, "cost": [0.0] * 6}})
+            for name in groups
+        ]
+
+    monkeypatch.setattr("fosp_trainer.evaluation.traced_episodes", episodes)
+    bundle = make_bundle(tmp_path / "test")
+    shifts.run(shifts.Shifts(bundle.path, scenes=("colors",), json=tmp_path / "shifts.json"))
+    scenes = json.loads((tmp_path / "shifts.json").read_text())["scenes"]
+    assert asked == ["standard", "colors"] == list(scenes)
+    assert scenes["colors"]["detection_rate"] == 1.0
+    with pytest.raises(UserError, match="episodes"):
+        shifts.run(shifts.Shifts(bundle.path, episodes=0))
