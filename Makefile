@@ -1,7 +1,7 @@
 # `make help` lists the targets. Everything prepares what it needs first; a second time takes seconds.
 
 .DEFAULT_GOAL := help
-.PHONY: help env build demo test lint unit system clean distclean
+.PHONY: help env build demo faults test lint unit system clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +14,9 @@ build: ## Build the workspace
 
 demo: ## Run SafeReach in simulation: the real graph, ten episodes, a report
 	@./run fosp-demo
+
+faults: ## Inject every fault of the safety contract into the running graph (one: make faults ONLY=image_black)
+	@./run python benchmarks/faults.py $(if $(ONLY),--only $(ONLY)) $(if $(REPEATS),--repeats $(REPEATS))
 
 test: ## Lint, types, build, unit tests, system tests
 	@scripts/test.sh lint unit system

@@ -479,6 +479,8 @@ def _watch_hold(state: MonitorState, limits: Limits, frame: Frame, now: Now) -> 
 
 
 def _unhealthy(state: MonitorState, limits: Limits, reasons: Sequence[Reason], now: Now) -> MonitorState:
+    # An approval that nobody took back: the monitor itself was stopped in motion.
+    moving = any(state.approved) or now.steady - state.last_motion <= limits.motion_memory_s
     state = replace(
         state,
         input_reasons=tuple(reasons),
@@ -486,7 +488,6 @@ def _unhealthy(state: MonitorState, limits: Limits, reasons: Sequence[Reason], n
         approved=ZERO,
         approved_stamp=-math.inf,
     )
-    moving = now.steady - state.last_motion <= limits.motion_memory_s
     return halt(state, *reasons) if moving and state.state is not SafetyState.INACTIVE else state
 
 

@@ -154,6 +154,13 @@ def test_frames_that_stop_are_noticed_when_the_stamp_clock_stands_still() -> Non
     assert state.state is SafetyState.HALTED
 
 
+def test_a_monitor_that_was_suspended_in_motion_halts_when_it_wakes_up() -> None:
+    asleep = moving()
+    assert tick(asleep, LIMITS, at(60.0))[0].state is SafetyState.HALTED
+    assert observe_frame(asleep, LIMITS, THRESHOLDS, frame(60.0), at(60.001)).state is SafetyState.HALTED
+    assert decide(asleep, 60.0)[2].action == ZERO
+
+
 def test_old_frame_is_refused() -> None:
     state = observe_frame(healthy(-0.3), LIMITS, THRESHOLDS, frame(0.0), at(0.21))
     assert state.input_reasons == (Reason.STALE_FRAME,)

@@ -245,6 +245,7 @@ class Rig:
         since = time.monotonic()
         self.until(lambda: self._moves_since(since), "motion")
         time.sleep(0.3)
+        self.until(self.moves, "motion")
 
     def reset(self, timeout_s: float = ANSWER_TIMEOUT_S) -> str:
         """Reset the monitor, as an operator would: again while it is refused; returns the last answer."""

@@ -109,6 +109,11 @@ def holding(
             _judge(rig, trial, reasons, halts, dead)
         finally:
             mend(rig)
+        trigger = begun()
+        if trigger is not None:
+            # Whoever was silent may have something to say now.
+            trial.reasons = rig.reasons_since(trigger)
+            trial.halted = trial.halted or rig.state is SafetyState.HALTED
         if dead:
             trial.recovery = f"start {', '.join(dead)} again"
             return trial
