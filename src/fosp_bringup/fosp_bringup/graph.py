@@ -37,6 +37,9 @@ class Arguments:
     sim: str = field(default="mujoco", metadata={"help": "where the world is: mujoco, gazebo, or none (a real robot)"})
     models_root: str = field(default="models", metadata={"help": "folder of the model bundles"})
     bundle: str = field(default="", metadata={"help": "bundle, relative to models_root; empty: the newest"})
+    require_calibration: bool = field(
+        default=False, metadata={"help": "refuse models whose thresholds carry no bound on missed violations"}
+    )
     records_root: str = field(default="runs/records", metadata={"help": "folder that episodes are recorded in"})
     camera: str = field(
         default="", metadata={"help": "with sim none: video device, video file or image folder; empty: own camera node"}
@@ -111,6 +114,7 @@ def nodes(arguments: Arguments) -> list[NodeSpec]:
     }
     # A simulated clock reaches each node on its own, in steps of 20 ms, so that frames may seem to lie ahead of it.
     ahead = {"future_s": SIMULATED_FUTURE_S} if arguments.use_sim_time else {}
+    monitor = {**models, **ahead, "require_calibration": arguments.require_calibration}
     world: list[NodeSpec] = []
     if arguments.sim == "mujoco":
         world.append(
@@ -133,7 +137,7 @@ def nodes(arguments: Arguments) -> list[NodeSpec]:
     return [
         *world,
         NodeSpec("fosp_arm", "arm_node", names.ARM_NODE, clock, role="robot"),
-        NodeSpec("fosp_safety_monitor", "safety_monitor", names.SAFETY_MONITOR, {**models, **ahead}, lifecycle=True),
+        NodeSpec("fosp_safety_monitor", "safety_monitor", names.SAFETY_MONITOR, monitor, lifecycle=True),
         NodeSpec("fosp_policy_node", "policy_node", names.POLICY_NODE, models, lifecycle=True, respawn=True),
         NodeSpec(
             "fosp_episodes",

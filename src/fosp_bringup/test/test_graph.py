@@ -75,3 +75,9 @@ def test_monitor_allows_for_the_steps_of_a_simulated_clock_and_for_nothing_else(
 
     assert monitor(True)["future_s"] == SIMULATED_FUTURE_S
     assert "future_s" not in monitor(False)
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_monitor_is_told_whether_it_needs_a_calibrated_model(required: bool) -> None:
+    specs = {spec.name: spec.parameters for spec in nodes(Arguments(require_calibration=required))}
+    assert specs["safety_monitor"]["require_calibration"] is required

@@ -45,6 +45,8 @@ from fosp_ros.stamps import age_s
 
 START_TIMEOUT_S: Final = 120.0
 ANSWER_TIMEOUT_S: Final = 20.0
+START_ATTEMPTS: Final = 5
+FULL_MOTION_S: Final = 0.3
 MOVING_SPEED: Final = 0.1
 MODEL: Final = "safereach/steady"
 _ACTION: Final = (0.0, 0.6, 0.0)
@@ -95,6 +97,7 @@ class Rig:
         self.tools: deque[ToolSample] = deque(maxlen=_HISTORY)
         self.statuses: deque[tuple[float, SafetyStatus]] = deque(maxlen=_HISTORY)
         self.errors: list[Exception] = []
+        self.false_starts = 0
 
     def __enter__(self) -> Rig:
         domain = free_domain()
@@ -233,7 +236,21 @@ class Rig:
         return list(dict.fromkeys(found))
 
     def begin(self) -> None:
-        """Lay out the scene, reset the monitor if it is halted, start, and wait until the arm is in full motion."""
+        """Lay out the scene, reset the monitor if it is halted, start, and wait until the arm is in full motion.
+
+        A machine that is busy with other things may halt the monitor before that; then it is tried again, and counted.
+        """
+        for _ in range(START_ATTEMPTS):
+            self._start()
+            since = time.monotonic()
+            self.until(lambda: self.moves() or self.state is SafetyState.HALTED, "motion")
+            time.sleep(FULL_MOTION_S)
+            if self.moves():
+                return
+            self.false_starts += 1
+        raise RigError(f"halted before full motion {START_ATTEMPTS} times: {', '.join(self.reasons_since(since))}")
+
+    def _start(self) -> None:
         request = ResetScene.Request(scene="standard", seed=_SEED, episode_id=time.monotonic_ns() % 2**31)
         answer = self.call(ResetScene, names.SCENE_RESET, request)
         if not answer.success:
@@ -242,10 +259,6 @@ class Rig:
         started, message = self.trigger(names.SCENE_START)
         if not started:
             raise RigError(f"the episode did not start: {message}")
-        since = time.monotonic()
-        self.until(lambda: self._moves_since(since), "motion")
-        time.sleep(0.3)
-        self.until(self.moves, "motion")
 
     def reset(self, timeout_s: float = ANSWER_TIMEOUT_S) -> str:
         """Reset the monitor, as an operator would: again while it is refused; returns the last answer."""
@@ -271,9 +284,6 @@ class Rig:
     def hold_since(self, trigger: float) -> Held:
         """When the arm held after a fault, as far as is known now."""
         return hold_after(trigger, list(self.commands), list(self.targets), list(self.tools), time.monotonic())
-
-    def _moves_since(self, start: float) -> bool:
-        return self.moves() and any(t.received > start for t in list(self.tools)[-1:])
 
     # -- what is received -------------------------------------------------------------------------------------
 

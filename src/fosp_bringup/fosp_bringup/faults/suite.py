@@ -109,7 +109,9 @@ class Suite:
         for _ in range(repeats):
             try:
                 rig = self._graph(tuple(options), tuple(prefix))
+                before = rig.false_starts
                 outcome.trials.append(fault.run(rig))
+                outcome.trials[-1].figures["false_starts"] = rig.false_starts - before
             except RigError as error:
                 outcome.trials.append(Trial(problems=[str(error)]))
                 self._end()
