@@ -381,14 +381,16 @@ class FineTuneConfig:
 
     steps: int = 40
     world_model_updates: int = 1
-    critic_updates: int = 8
+    critic_updates: int = 4
     """Reachability and Q_c decide what is safe and adapt cheaply on encoded episodes: most of the time goes there."""
-    actor_updates: int = 4
-    batch: int = 256
+    actor_updates: int = 2
+    batch: int = 128
     """Transitions in a batch of critics and pi_on."""
+    imagined_batch: int = 16
+    """States of a critic batch from which rollouts are imagined; 0 is off."""
     own_share: float = 0.5
     """Share of every batch from the new episodes, where there are old ones to mix in."""
-    replay_episodes: int = 120
+    replay_episodes: int = 60
     """Old episodes that are mixed in at most; more only take longer to encode."""
     held_out: float = 0.2
     """Share of the new episodes' layouts that the gate judges on and that are not trained on."""
@@ -399,7 +401,7 @@ class FineTuneConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "steps", "batch", "replay_episodes", "world_model_rate", "critic_rate", "actor_rate")
-        _non_negative(self, "world_model_updates", "critic_updates", "actor_updates")
+        _non_negative(self, "world_model_updates", "critic_updates", "actor_updates", "imagined_batch")
         _fraction(self, "own_share")
         _require(0.0 <= self.held_out < 1.0, "FineTuneConfig.held_out", self.held_out, "in [0, 1)")
 

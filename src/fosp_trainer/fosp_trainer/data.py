@@ -152,8 +152,11 @@ def _label(values: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return np.asarray(values, np.float32).reshape(shape)
 
 
-def read_dataset(source: str | Path) -> Frames:
-    """Read a Minari dataset: a folder that holds one, or the id of an installed one. Raises ``DataError``."""
+def read_dataset(source: str | Path, sample: int | None = None, seed: int = 0) -> Frames:
+    """Read a Minari dataset: a folder that holds one, or the id of an installed one. Raises ``DataError``.
+
+    ``sample`` reads that many random episodes only.
+    """
     import minari
 
     from fosp_core.episode import from_minari
@@ -178,7 +181,10 @@ def read_dataset(source: str | Path) -> Frames:
             f"cannot read the dataset {source}: {known}. Make one with `fosp-train collect --output FOLDER`"
         ) from error
     try:
-        return from_episodes(from_minari(episode) for episode in dataset.iterate_episodes())
+        chosen = None
+        if sample is not None and sample < dataset.total_episodes:
+            chosen = np.sort(np.random.default_rng(seed).permutation(dataset.total_episodes)[:sample]).tolist()
+        return from_episodes(from_minari(episode) for episode in dataset.iterate_episodes(chosen))
     except DataError as error:
         raise DataError(f"dataset {source}: {error}") from error
     except Exception as error:

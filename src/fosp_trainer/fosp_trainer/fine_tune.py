@@ -168,9 +168,9 @@ class _Round:
 
     def _critics_and_actor(self) -> None:
         agent, config = self.agent, self.config
-        flips = flips_of(agent.config)
-        own = Latents(agent, self.own, flips)
-        old = Latents(agent, self.old, flips) if self.old is not None else None
+        own = Latents(agent, self.own, flips_of(agent.config))
+        # of old episodes there are more than are needed: mirrored copies would only take time to encode
+        old = Latents(agent, self.old, (False,)) if self.old is not None else None
 
         def draw() -> Transitions:
             if old is None:
@@ -182,7 +182,7 @@ class _Round:
         actor = self._optimizer([agent.online], config.actor_rate, "actor")
 
         def update_critics(step: int) -> dict[str, Tensor]:
-            loss, metrics = critic_loss(agent, draw(), agent.online)
+            loss, metrics = critic_loss(agent, draw(), agent.online, config.imagined_batch)
             loss.backward()
             norm = critics.step(step)
             agent.critics.update_slow()
@@ -225,9 +225,9 @@ class _Round:
         """Seconds to the end at this stage's pace; stages to come count with their shares of a round's updates."""
         pace = self.spent[stage] / done
         shares: dict[str, Any] = {
-            "world_model": 6.0 * self.config.world_model_updates,
+            "world_model": 4.0 * self.config.world_model_updates,
             "critics": 1.0 * self.config.critic_updates,
-            "actor": 0.3 * self.config.actor_updates,
+            "actor": 0.6 * self.config.actor_updates,
         }
         ahead = sum(shares[name] for name in STAGES[STAGES.index(stage) + 1 :])
         return pace * (self.config.steps - done) + pace * self.config.steps * ahead / shares[stage]

@@ -135,12 +135,17 @@ def imagined_targets(
     )
 
 
-def critic_loss(agent: Agent, batch: Transitions, policy: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss (scalar) of critics and reachability, with imagined rollouts of ``policy`` where configured; its parts."""
+def critic_loss(
+    agent: Agent, batch: Transitions, policy: nn.Module, imagined: int | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss (scalar) of critics and reachability, with imagined rollouts of ``policy`` where configured; its parts.
+    ``imagined`` overrides from how many states.
+    """
     config = agent.config.critic
     ahead = reach_ahead = None
-    if config.imagined_weight > 0:
-        features, action, reward, cost, reach = imagined_targets(agent, batch.features[: config.imagined_batch], policy)
+    count = config.imagined_batch if imagined is None else imagined
+    if config.imagined_weight > 0 and count > 0:
+        features, action, reward, cost, reach = imagined_targets(agent, batch.features[:count], policy)
         ahead, reach_ahead = (features, action, reward, cost), (features, action, reach)
     values, metrics = agent.critics(batch, ahead)
     reachability, reach_metrics = agent.reach(batch, reach_ahead)

@@ -1,0 +1,90 @@
+"""``fosp-train few-shot``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fosp_trainer.errors import UserError
+
+
+@dataclass
+class FewShot:
+    """Own episodes in a scene with policy expansion, one fine-tune round, and the figures before and after."""
+
+    bundle: Path
+    """Folder of the bundle, for example models/safereach/NAME."""
+    scene: str = "new_objects"
+    """Scene name."""
+    episodes: int = 20
+    """Own episodes to learn from."""
+    steps: int | None = None
+    """Gradient steps; by default what the bundle's configuration says (40)."""
+    seed: int = 0
+    """Of the round, and of its layouts within the data range."""
+    data: tuple[str, ...] = ()
+    """Minari datasets of earlier episodes to mix in; without them the round sees the new scene only."""
+    output: Path | None = None
+    """Folder for the new bundle; must not exist. By default it is thrown away after the evaluation."""
+    evaluation_episodes: int = 200
+    """Layouts of the evaluation range before and after."""
+    monitor: Literal["on", "off"] = "off"
+    """Whether the safety monitor stands in the way in the evaluations."""
+    noise: float = 0.2
+    """Standard deviation of the action noise in every other own episode."""
+    json: Path | None = None
+    """File for the figures and the record of every episode."""
+    workers: int = 2
+    """Processes, and threads of the gradient steps."""
+    quiet: bool = False
+    """No progress bars, no table."""
+
+
+def run(command: FewShot) -> None:
+    """Run the experiment, print a table, write the file."""
+    from fosp_core.bundle import BundleError
+    from fosp_trainer.few_shot import few_shot
+    from fosp_trainer.provenance import provenance
+
+    try:
+        result = few_shot(
+            command.bundle, command.scene, command.episodes, command.steps, command.seed, command.data,
+            command.output, command.evaluation_episodes, command.monitor == "on", command.noise, command.workers,
+            command.quiet,
+        )  # fmt: skip
+    except (BundleError, ValueError) as error:
+        raise UserError(str(error)) from error
+    if command.json is not None:
+        try:
+            command.json.parent.mkdir(parents=True, exist_ok=True)
+            command.json.write_text(json.dumps({**result, "provenance": provenance()}, indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {command.json}: {error}") from error
+    if not command.quiet:
+        show(result)
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the figures before and after."""
+    from rich.table import Table
+
+    from fosp_trainer.progress import console
+
+    watched = "on" if result["monitor"] else "off"
+    count = result["zero_shot"]["episodes"]
+    table = Table(title=f"{result['model_id']} in {result['scene']}, monitor {watched}, {count} episodes (95 %)")
+    for heading in ("", "zero-shot", "fine-tuned"):
+        table.add_column(heading)
+    for name in ("success", "violation", "safe_success"):
+        cells = []
+        for part in ("zero_shot", "fine_tuned"):
+            low, high = result[part][f"{name}_rate_interval"]
+            cells.append(f"{100 * result[part][f'{name}_rate']:.1f} % ({100 * low:.0f} to {100 * high:.0f})")
+        table.add_row(name.replace("_", " "), *cells)
+    console.print(table)
+    done = result["round"]
+    console.print(f"{done['steps']} gradient steps on {done['own_episodes']} episodes in {done['duration_s']:.0f} s")
+    if not done["old_episodes"]:
+        console.print("no earlier episodes were mixed in (--data): the round saw this scene only")

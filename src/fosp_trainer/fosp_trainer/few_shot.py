@@ -1,0 +1,130 @@
+"""The few-shot experiment: own episodes in a scene of transfer, one fine-tune round, figures before and after."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from fosp_core import task
+from fosp_core.bundle import Bundle, load_bundle
+from fosp_core.episode import Episode
+from fosp_trainer.config import FineTuneConfig
+from fosp_trainer.data import Frames, concatenate, from_episodes, read_dataset, split
+from fosp_trainer.errors import UserError
+from fosp_trainer.evaluation import Drive, evaluate, run_episodes, summarize
+from fosp_trainer.export import export_bundle, load_agent
+from fosp_trainer.fine_tune import Progress, Report, fine_tune
+from fosp_trainer.progress import bar
+from fosp_trainer.provenance import provenance
+
+FIRST_SEED_INDEX: Final = 20_000_000
+"""Of the data range; scripted collection and rounds in simulation stay below."""
+LAYOUTS_A_SEED: Final = 10_000
+
+
+def explore(
+    bundle: Path | str, scene: str, episodes: int, seed: int, noise: float, workers: int = 2, quiet: bool = False
+) -> tuple[list[Episode], dict[str, Any]]:
+    """Own episodes with policy expansion, every other one with action noise too; and their rates.
+
+    The layouts are used for nothing else; another ``seed`` gives others.
+    """
+    first = FIRST_SEED_INDEX + LAYOUTS_A_SEED * seed
+    seeds = [task.data_seed(first + i) for i in range(episodes)]
+    plain = Drive(str(bundle), scene, monitor=False, mode="sample", keep=True)
+    drives: list[tuple[Drive, Sequence[int]]] = [(plain, seeds[::2])]
+    if seeds[1::2]:
+        drives.append((dataclasses.replace(plain, noise=noise), seeds[1::2]))
+    found: list[tuple[int, Episode]] = []
+    records = []
+    for _, (record, episode) in run_episodes(drives, workers, quiet, f"explore {scene}"):
+        assert episode is not None
+        found.append((record["seed"], episode))
+        records.append(record)
+    found.sort(key=lambda pair: pair[0])
+    return [episode for _, episode in found], summarize(records)
+
+
+def replay_set(sources: Sequence[str | Path], config: FineTuneConfig, held_out: float, seed: int) -> Frames | None:
+    """A sample of the training part of some datasets to mix in; None where there are no datasets."""
+    if not sources:
+        return None
+    # some of a sample are layouts that pretraining held out, which must stay unseen
+    share = -(-2 * config.replay_episodes // len(sources))
+    train, _ = split(concatenate([read_dataset(source, share, seed) for source in sources]), held_out)
+    return train
+
+
+def tune_bundle(
+    bundle: Bundle, own: Frames, old: Frames | None, output: Path, config: FineTuneConfig, seed: int, quiet: bool
+) -> tuple[Bundle, Report]:
+    """Fine-tune a bundle and write the result, under the thresholds and the selection of the one it came from."""
+    agent = load_agent(bundle)
+    with bar("fine-tune", 3 * config.steps, quiet=quiet) as shown:
+
+        def on_step(progress: Progress) -> bool:
+            shown.advance(1, f"{progress.stage} loss {progress.losses['loss']:.3g}")
+            return True
+
+        report = fine_tune(agent, own, old, config, seed, on_step)
+    origin = provenance(parent=bundle.id, round=dataclasses.asdict(report), data=own.fingerprint())
+    exported = export_bundle(
+        agent, output, bundle_id=output.name, frames=own, thresholds=bundle.manifest.thresholds,
+        selector=bundle.manifest.selector, provenance=origin,
+    )  # fmt: skip
+    return exported, report
+
+
+def few_shot(
+    bundle: Path,
+    scene: str,
+    episodes: int = 20,
+    steps: int | None = None,
+    seed: int = 0,
+    data: Sequence[str | Path] = (),
+    output: Path | None = None,
+    evaluation_episodes: int = 200,
+    monitor: bool = False,
+    noise: float = 0.2,
+    workers: int = 2,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Evaluate, explore, fine-tune, evaluate on the same layouts.
+
+    Returns:
+        ``zero_shot`` and ``fine_tuned`` as ``evaluation.evaluate`` gives them, ``explored`` (rates of the own
+        episodes) and ``round`` (``fine_tune.Report``).
+
+    Raises:
+        UserError: an unknown scene, counts that make no sense, an output that exists, divergence.
+        BundleError: a bundle that must not be loaded.
+    """
+    if episodes <= 0 or evaluation_episodes <= 0 or seed < 0:
+        raise UserError(f"episodes must be > 0 and seed >= 0, got {episodes}, {evaluation_episodes} and {seed}")
+    if output is not None and output.exists():
+        raise UserError(f"{output} exists already; choose another --output")
+    source = load_bundle(bundle)
+    config = load_agent(source).config
+    settings = config.fine_tune if steps is None else dataclasses.replace(config.fine_tune, steps=steps)
+    torch.set_num_threads(workers)
+
+    def measure(path: Path) -> dict[str, Any]:
+        return evaluate(path, scene, evaluation_episodes, monitor=monitor, workers=workers, quiet=quiet)
+
+    zero_shot = measure(source.path)
+    own, explored = explore(source.path, scene, episodes, seed, noise, workers, quiet)
+    old = replay_set(data, settings, config.data.held_out, seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        target = output or Path(scratch) / f"{source.id}-{scene}-{seed}"
+        exported, report = tune_bundle(source, from_episodes(own), old, target, settings, seed, quiet)
+        fine_tuned = measure(exported.path)
+    return {
+        "scene": scene, "seed": seed, "model_id": source.id, "monitor": monitor,
+        "settings": dataclasses.asdict(settings),
+        "zero_shot": zero_shot, "fine_tuned": fine_tuned, "explored": explored, "round": dataclasses.asdict(report),
+    }  # fmt: skip
