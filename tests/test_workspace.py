@@ -60,6 +60,7 @@ ROS_PACKAGES = {
     "lifecycle_msgs",
     "rcl_interfaces",
     "rclpy",
+    "ros_gz_interfaces",
     "rosgraph_msgs",
     "sensor_msgs",
     "std_msgs",

@@ -19,6 +19,7 @@ setup(
     extras_require={"test": ["pytest"]},
     entry_points={
         "console_scripts": [
+            "gazebo_node = fosp_sim.gazebo_node:main",
             "simulation_node = fosp_sim.simulation_node:main",
             "fosp-collect = fosp_sim.collect:main",
         ],

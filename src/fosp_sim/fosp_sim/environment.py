@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import gymnasium
 import numpy as np
@@ -19,10 +19,24 @@ OVERVIEW_SIZE: Final = (320, 240)
 Observation = dict[str, NDArray[Any]]
 
 
+class TaskWorld(Protocol):
+    """What the task asks of a world; ``World`` says what each member means."""
+
+    @property
+    def tool(self) -> NDArray[np.float64]: ...
+    def reset(self, layout: Layout) -> None: ...
+    def set_joint_targets(self, joints: NDArray[np.float64]) -> None: ...
+    def step(self, count: int) -> None: ...
+    def refresh(self) -> None: ...
+    def touching(self) -> bool: ...
+    def fallen(self) -> NDArray[np.bool_]: ...
+    def clearance(self) -> float: ...
+
+
 class TaskRules:
     """Reward, cost and end of an episode, from what the world shows after every control step."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: TaskWorld) -> None:
         self._world = world
         self.goal = np.zeros(3)
         self.steps = 0

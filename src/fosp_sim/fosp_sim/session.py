@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fosp_core import task
-from fosp_sim.environment import TaskRules
+from fosp_sim.environment import TaskRules, TaskWorld
 from fosp_sim.layout import Layout, sample_layout
-from fosp_sim.world import TIMESTEP_S, World
+from fosp_sim.world import TIMESTEP_S
 
 TICKS_PER_FRAME: Final = round(task.COMMAND_HZ / task.CONTROL_HZ)
 SUBSTEPS_PER_TICK: Final = round(1.0 / task.COMMAND_HZ / TIMESTEP_S)
@@ -60,7 +60,7 @@ class Session:
     Call ``tick`` at ``task.COMMAND_HZ`` and ``frame`` after every ``TICKS_PER_FRAME`` ticks.
     """
 
-    def __init__(self, world: World, visual_randomization: bool = False) -> None:
+    def __init__(self, world: TaskWorld, visual_randomization: bool = False) -> None:
         self._world = world
         self._rules = TaskRules(world)
         self._visual_randomization = visual_randomization

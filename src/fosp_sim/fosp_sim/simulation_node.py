@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import Point
 from numpy.typing import NDArray
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
@@ -30,10 +29,9 @@ from fosp_ros.polling import PolledSubscription
 from fosp_ros.stamps import from_nanoseconds
 from fosp_sim.environment import OVERVIEW_SIZE
 from fosp_sim.gl import GraphicsError
+from fosp_sim.messages import CAMERA_FRAME, camera_info, task_state
 from fosp_sim.session import TICKS_PER_FRAME, FrameState, PhaseError, Session
 from fosp_sim.world import Intrinsics, World
-
-CAMERA_FRAME = "camera_optical_frame"
 
 PARAMETERS = (
     Parameter("image_size", task.IMAGE_SIZE, "Side of the square camera image.", "px", 16, 1024, read_only=True),
@@ -135,9 +133,9 @@ class SimulationNode(Node):
         stamp: Time,
     ) -> None:
         # The task's state goes first, so that whoever sees the frame can know what it belongs to.
-        self._task.publish(_task_state(state, stamp))
+        self._task.publish(task_state(state, stamp))
         self._image.publish(to_message(image, stamp, CAMERA_FRAME))
-        self._info.publish(_camera_info(intrinsics, stamp))
+        self._info.publish(camera_info(intrinsics, stamp))
         if overview is not None:
             self._overview.publish(to_message(overview, stamp, CAMERA_FRAME))
 
@@ -215,34 +213,6 @@ def joint_targets(message: JointTrajectory) -> NDArray[np.float64]:
         raise ValueError("positions are not finite")
     by_name = dict(zip(message.joint_names, positions, strict=True))
     return np.array([by_name[name] for name in task.ARM_JOINTS])
-
-
-def _task_state(state: FrameState, stamp: Time) -> TaskState:
-    message = TaskState()
-    message.header.stamp = stamp
-    message.header.frame_id = task.BASE_FRAME
-    message.phase = int(state.phase)
-    message.tool, message.goal = _point(state.tool), _point(state.goal)
-    for name in ("episode_id", "scene", "seed", "step", "is_first", "distance", "clearance", "reward", "cost"):
-        setattr(message, name, getattr(state, name))
-    for name in ("cost_reason", "reached", "truncated", "violated"):
-        setattr(message, name, getattr(state, name))
-    return message
-
-
-def _point(position: NDArray[np.float64]) -> Point:
-    x, y, z = (float(v) for v in position)
-    return Point(x=x, y=y, z=z)
-
-
-def _camera_info(camera: Intrinsics, stamp: Time) -> CameraInfo:
-    message = CameraInfo(width=camera.width, height=camera.height, distortion_model="plumb_bob", d=[0.0] * 5)
-    message.header.stamp = stamp
-    message.header.frame_id = CAMERA_FRAME
-    message.k = [camera.fx, 0.0, camera.cx, 0.0, camera.fy, camera.cy, 0.0, 0.0, 1.0]
-    message.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
-    message.p = [camera.fx, 0.0, camera.cx, 0.0, 0.0, camera.fy, camera.cy, 0.0, 0.0, 0.0, 1.0, 0.0]
-    return message
 
 
 def main(args: list[str] | None = None) -> int:
