@@ -330,14 +330,15 @@ def newest(models_root: Path | str, task: str = _task.TASK) -> Path:
     folder = Path(models_root) / task
     found = sorted(
         (m.parent for m in folder.glob(f"*/{MANIFEST}") if not m.parent.name.startswith(".")),
-        key=lambda p: (_created(p), p.name),
+        key=lambda p: (created(p), p.name),
     )
     if not found:
         raise BundleError(f"{folder}: holds no bundle; train one with fosp-train or restore the released one")
     return found[-1]
 
 
-def _created(folder: Path) -> str:
+def created(folder: Path) -> str:
+    """When a bundle was made, as its manifest says (ISO 8601, UTC); empty where it says nothing."""
     try:
         raw = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return str(raw["provenance"].get("created", ""))

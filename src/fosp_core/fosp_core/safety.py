@@ -268,8 +268,16 @@ def halt(state: MonitorState, *reasons: Reason) -> MonitorState:
     )
 
 
-def reject_frame(state: MonitorState, limits: Limits, reason: Reason, now: Now) -> MonitorState:
-    """A frame that cannot be used (malformed image, no joint states): a halt in motion, else a hold."""
+def reject_frame(
+    state: MonitorState, limits: Limits, reason: Reason, now: Now, stamp: float | None = None
+) -> MonitorState:
+    """A frame that cannot be used (malformed image, no joint states): a halt in motion, else a hold.
+
+    With its ``stamp`` given, a wrong one is named instead: nothing else can fit to a frame of another time.
+    """
+    last = -math.inf if state.frame is None else state.frame.stamp
+    if stamp is not None and not last < stamp <= now.stamp + limits.future_s:
+        reason = Reason.CLOCK
     return _unhealthy(state, limits, (reason,), now)
 
 

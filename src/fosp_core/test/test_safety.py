@@ -322,6 +322,14 @@ def test_malformed_image_halts_in_motion_and_only_holds_at_rest() -> None:
 
 
 @pytest.mark.parametrize(
+    ("stamp", "reason"), [(0.1, Reason.STALE_JOINTS), (5.0, Reason.CLOCK), (-5.0, Reason.CLOCK), (0.0, Reason.CLOCK)]
+)
+def test_a_frame_of_another_time_is_named_although_no_joint_states_fit_it(stamp: float, reason: Reason) -> None:
+    state = reject_frame(moving(), LIMITS, Reason.STALE_JOINTS, at(0.1), 1000.0 + stamp)
+    assert state.halt_reasons == (reason,)
+
+
+@pytest.mark.parametrize(
     "action",
     [(math.nan, 0.0, 0.0), (math.inf, 0.0, 0.0), (1.01, 0.0, 0.0), (0.0, 0.0), (0.0, 0.0, 0.0, 0.0), ()],
 )

@@ -66,6 +66,12 @@ PARAMETERS = (
     Parameter(
         "surprise_frames", _DEFAULTS.surprise_frames, "Frames above the bound that halt.", "", 1, 50, read_only=True
     ),
+    Parameter(
+        "require_calibration",
+        True,
+        "Refuse models whose thresholds carry no bound on missed violations.",
+        read_only=True,
+    ),
 )
 
 STATUS_PERIOD_S = 0.5
@@ -125,6 +131,8 @@ class SafetyMonitor(ManagedNode):
 
     def activate(self) -> None:
         """Begin to consent, from a state that remembers nothing but a halt."""
+        if self._runtime is not None:
+            self._check_calibration(self._runtime)
         self._inference.call(self._forget)
         with self._lock:
             before = self._state
@@ -169,8 +177,9 @@ class SafetyMonitor(ManagedNode):
         except (ImageError, MessageError) as error:
             reason = Reason.BAD_IMAGE if isinstance(error, ImageError) else Reason.STALE_JOINTS
             self._diagnostics.count(reason.name.lower(), str(error))
+            stamp = None if reason is Reason.BAD_IMAGE else to_nanoseconds(message.header.stamp) * 1e-9
             with self._lock:
-                self._state = safety.reject_frame(self._state, self._limits, reason, self._now())
+                self._state = safety.reject_frame(self._state, self._limits, reason, self._now(), stamp)
             return
         with self._lock:
             executed = self._state.approved
@@ -326,7 +335,19 @@ class SafetyMonitor(ManagedNode):
 
         with self._lock:
             moving = any(self._state.approved)
-        return answer_load(self, self._p, request, response, self._runtime, moving or self._reader.running, use)
+        busy = moving or self._reader.running
+        return answer_load(self, self._p, request, response, self._runtime, busy, use, check=self._check_calibration)
+
+    def _check_calibration(self, runtime: PolicyRuntime) -> None:
+        """Raise ``ConfigurationError`` when the model's thresholds carry no bound and one is required."""
+        fault = runtime.bundle.calibration_fault
+        if not fault:
+            return
+        if self._p.boolean("require_calibration"):
+            raise ConfigurationError(
+                f"model {runtime.bundle.id}: {fault}; run fosp-train calibrate, or allow it with require_calibration false"
+            )
+        self.get_logger().warning(f"model {runtime.bundle.id}: {fault}; nothing is promised of missed violations")
 
     # -- model; these run in the inference thread -------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import array
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from geometry_msgs.msg import TwistStamped
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
-from fosp_core.bundle import BundleError
+from fosp_core.bundle import BundleError, update_manifest
 from fosp_core.safety import Reason, SafetyState, Verdict
 from fosp_core.task import IMAGE_SIZE
 from fosp_core.testing import make_bundle
@@ -99,6 +100,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     make_bundle(root / "safereach" / "first")
     make_bundle(root / "safereach" / "second")
+    calibrated = make_bundle(root / "safereach" / "calibrated")
+    bound = {"method": "conformal", "confidence": 0.95, "missed_rate": 0.05, "model_hash": calibrated.graphs_hash}
+    update_manifest(calibrated, thresholds=replace(calibrated.manifest.thresholds, **bound))
     damaged = root / "safereach" / "damaged"
     shutil.copytree(root / "safereach" / "first", damaged)
     data = bytearray((damaged / "judge.onnx").read_bytes())
@@ -112,6 +116,7 @@ def parameters(models: Path, **changes: Any) -> dict[str, Any]:
     return {
         "models_root": str(models),
         "bundle": "safereach/first",
+        "require_calibration": False,
         "frame_age_s": 1.0,
         "decision_age_s": 0.5,
         "joint_age_s": 0.5,
@@ -375,6 +380,7 @@ def test_safety_parameters_cannot_change_live(bench: MonitorBench) -> None:
         ({"bundle": "safereach/absent"}, ConfigurationError, "absent"),
         ({"frame_age_s": 60.0}, ConfigurationError, "frame_age_s"),
         ({"provider": "NoSuchProvider"}, ConfigurationError, "NoSuchProvider"),
+        ({"require_calibration": True}, ConfigurationError, "model first: its thresholds are not calibrated"),
     ],
 )
 def test_a_wrong_configuration_is_refused_by_name(
@@ -382,6 +388,16 @@ def test_a_wrong_configuration_is_refused_by_name(
 ) -> None:
     with pytest.raises((error, BundleError), match=named), Bench(SafetyMonitor, parameters(models, **changes)):
         pass
+
+
+def test_calibration_is_required_at_start_and_of_every_later_model(models: Path) -> None:
+    asked = parameters(models, require_calibration=True, bundle="safereach/calibrated")
+    with MonitorBench(SafetyMonitor, asked) as bench:
+        assert bench.node.is_active
+        refused = bench.load("safereach/first")
+        assert not refused.success and refused.model_id == "calibrated"
+        assert "fosp-train calibrate" in refused.message
+        assert bench.load("safereach/calibrated").success
 
 
 def test_without_autostart_the_arm_is_told_to_hold(models: Path) -> None:
