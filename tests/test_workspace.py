@@ -68,6 +68,16 @@ ROS_PACKAGES = {
     "trajectory_msgs",
     "visualization_msgs",
 }
+STARTED = {
+    "controller_manager",
+    "gz_ros2_control",
+    "joint_state_broadcaster",
+    "joint_trajectory_controller",
+    "robot_state_publisher",
+    "ros_gz_bridge",
+    "ros_gz_sim",
+    "rviz2",
+}
 PIP_NAMES = {
     "cv2": "opencv-python-headless",
     "lightning": "lightning-fabric",
@@ -206,8 +216,8 @@ def test_imports_are_declared_where_they_come_from(package: Path) -> None:
 def test_declared_dependencies_are_used(package: Path) -> None:
     folders = [package / package.name, package / "test", *([ROOT / "launch"] if package.name == "fosp_bringup" else [])]
     used = {ROSDEP_KEYS.get(module, module) for folder in folders for module, _ in imports(folder)}
-    # The bringup starts the executables of the packages that it doesn't import.
-    started = {*NAMES, "robot_state_publisher", "rviz2"} if package.name == "fosp_bringup" else set()
+    # The bringup starts executables, and has plugins loaded, of packages that it doesn't import.
+    started = {*NAMES, *STARTED} if package.name == "fosp_bringup" else set()
     assert declared(package, "depend", "exec_depend", "test_depend") <= used | started | {"python3-pytest"}
 
 

@@ -59,7 +59,7 @@ class Arguments:
             raise GraphError(f"sim must be one of {', '.join(SIMULATORS)}, got {self.sim!r}")
         if not self.real_time_factor > 0.0:
             raise GraphError(f"real_time_factor must be > 0, got {self.real_time_factor}")
-        if self.real_time_factor != 1.0 and not self.use_sim_time:
+        if self.real_time_factor != 1.0 and not self.simulated_clock:
             raise GraphError("real_time_factor other than 1 needs use_sim_time")
         if self.arm_backend not in ARM_BACKENDS:
             raise GraphError(f"arm_backend must be one of {', '.join(ARM_BACKENDS)}, got {self.arm_backend!r}")
@@ -71,6 +71,11 @@ class Arguments:
             check_scene(self.scene)
         except ValueError as error:
             raise GraphError(str(error)) from error
+
+    @property
+    def simulated_clock(self) -> bool:
+        """Whether the nodes take their time from the simulation; Gazebo stamps with no other clock."""
+        return self.use_sim_time or self.sim == "gazebo"
 
     @staticmethod
     def from_text(values: Mapping[str, str]) -> Arguments:
@@ -101,11 +106,13 @@ class NodeSpec:
     """Whether a supervisor may start it again: only what cannot set the arm in motion by coming back."""
     arguments: Sequence[str] = ()
     """Arguments before ``--ros-args``."""
+    once: bool = False
+    """Whether it ends by itself when its work is done."""
 
 
 def nodes(arguments: Arguments) -> list[NodeSpec]:
     """The nodes of the graph; ``GraphError`` when this combination of arguments cannot run."""
-    clock = {"use_sim_time": arguments.use_sim_time}
+    clock = {"use_sim_time": arguments.simulated_clock}
     models = {
         "models_root": str(Path(arguments.models_root).expanduser().absolute()),
         "bundle": arguments.bundle,
@@ -113,7 +120,7 @@ def nodes(arguments: Arguments) -> list[NodeSpec]:
         **clock,
     }
     # A simulated clock reaches each node on its own, in steps of 20 ms, so that frames may seem to lie ahead of it.
-    ahead = {"future_s": SIMULATED_FUTURE_S} if arguments.use_sim_time else {}
+    ahead = {"future_s": SIMULATED_FUTURE_S} if arguments.simulated_clock else {}
     monitor = {**models, **ahead, "require_calibration": arguments.require_calibration}
     world: list[NodeSpec] = []
     if arguments.sim == "mujoco":
@@ -127,7 +134,7 @@ def nodes(arguments: Arguments) -> list[NodeSpec]:
             )
         )
     elif arguments.sim == "gazebo":
-        raise GraphError("sim:=gazebo is not available yet; use sim:=mujoco, or sim:=none with a robot of your own")
+        world = _gazebo(arguments)
     elif arguments.camera:
         source = {"source": arguments.camera, **clock}
         world.append(NodeSpec("fosp_camera", "camera_node", names.CAMERA_NODE, source, role="robot", respawn=True))
@@ -151,27 +158,55 @@ def nodes(arguments: Arguments) -> list[NodeSpec]:
     ]
 
 
+def _gazebo(arguments: Arguments) -> list[NodeSpec]:
+    """Gazebo with the world and the arm, its controllers, the bridge, and the node that speaks for them."""
+    from fosp_sim import sdf
+    from fosp_sim.layout import Look
+    from fosp_sim.observed import OBSTACLES
+    from fosp_sim.world import HOME
+
+    if arguments.namespace:
+        raise GraphError("sim:=gazebo cannot be moved into a namespace; leave namespace empty")
+    urdf = fosp_description.urdf_path().read_text(encoding="utf-8")
+    controllers = str(Path(get_package_share_directory("fosp_bringup")) / "config" / "gazebo_controllers.yaml")
+    world = sdf.world_sdf(Look(), real_time_factor=arguments.real_time_factor, arm=sdf.arm_model(urdf, controllers))
+    clock = {"use_sim_time": True}
+    role: dict[str, Any] = {"role": "simulation"}
+    spawned = ("joint_state_broadcaster", "panda_arm_controller", "--controller-manager-timeout", "120")
+    description = {"robot_description": sdf.controlled_urdf(urdf, HOME), **clock}
+    return [
+        NodeSpec("ros_gz_sim", "gzserver", "gzserver", {"world_sdf_string": world}, **role),
+        NodeSpec("robot_state_publisher", "robot_state_publisher", "robot_state_publisher", description, **role),
+        NodeSpec("controller_manager", "spawner", "spawner", clock, arguments=spawned, once=True, **role),
+        NodeSpec(
+            "ros_gz_bridge", "parameter_bridge", "gazebo_bridge", {}, arguments=sdf.bridge_arguments(OBSTACLES), **role
+        ),
+        NodeSpec("fosp_sim", "gazebo_node", names.SIMULATION_NODE, clock, **role),
+    ]
+
+
 def _operators(arguments: Arguments) -> list[NodeSpec]:
     own = {
         "models_root": str(Path(arguments.models_root).expanduser().absolute()),
         "scene": arguments.scene,
-        "use_sim_time": arguments.use_sim_time,
+        "use_sim_time": arguments.simulated_clock,
     }
     common: dict[str, Any] = {"nice": 5, "role": "operators", "respawn": True}
     specs: list[NodeSpec] = []
     if arguments.rviz:
         description = {"robot_description": fosp_description.urdf_path().read_text(encoding="utf-8")}
-        clock = {"use_sim_time": arguments.use_sim_time}
+        clock = {"use_sim_time": arguments.simulated_clock}
         config = ("-d", str(Path(get_package_share_directory("fosp_bringup")) / "rviz" / "safereach.rviz"))
+        publisher = NodeSpec(
+            "robot_state_publisher",
+            "robot_state_publisher",
+            "robot_state_publisher",
+            {**description, **clock},
+            **common,
+        )
         specs = [
             NodeSpec("fosp_bringup", "rviz_node", names.RVIZ_NODE, own, **common),
-            NodeSpec(
-                "robot_state_publisher",
-                "robot_state_publisher",
-                "robot_state_publisher",
-                {**description, **clock},
-                **common,
-            ),
+            *([] if arguments.sim == "gazebo" else [publisher]),
             NodeSpec("rviz2", "rviz2", "rviz2", clock, nice=5, role="operators", arguments=config),
         ]
     if arguments.console:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import fields
@@ -87,6 +88,11 @@ def _action(spec: NodeSpec, arguments: Arguments) -> Node:
     if spec.nice:
         prefix.append(f"nice -n {spec.nice}")
     parameters = dict(spec.parameters)
+    environment = {"PYTHONUNBUFFERED": "1"}
+    if spec.package == "ros_gz_sim":
+        # Where Gazebo looks for gz_ros2_control.
+        paths = [os.environ.get(name, "") for name in ("GZ_SIM_SYSTEM_PLUGIN_PATH", "LD_LIBRARY_PATH")]
+        environment["GZ_SIM_SYSTEM_PLUGIN_PATH"] = os.pathsep.join(filter(None, paths))
     options: dict[str, Any] = {
         "package": spec.package,
         "executable": spec.executable,
@@ -99,7 +105,7 @@ def _action(spec: NodeSpec, arguments: Arguments) -> Node:
         "emulate_tty": True,
         "respawn": spec.respawn,
         "respawn_delay": RESPAWN_DELAY_S,
-        "additional_env": {"PYTHONUNBUFFERED": "1"},
+        "additional_env": environment,
     }
     if _managed(spec):
         return LifecycleNode(**options, parameters=[{**parameters, "autostart": False}])
@@ -121,6 +127,8 @@ def _say_when_it_ends(spec: NodeSpec, node: Node) -> RegisterEventHandler:
             return None
         if event.returncode == EXIT_CONFIGURATION and spec.package.startswith("fosp_"):
             return [LogInfo(msg=f"{spec.name} refused to start; it says why above"), Shutdown(reason="a node refused")]
+        if spec.once and event.returncode == 0:
+            return None
         if spec.respawn:
             consequence = "; it is started again"
         else:

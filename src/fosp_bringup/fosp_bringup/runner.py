@@ -237,6 +237,8 @@ def run(
     Raises:
         GraphError: it cannot be started; the message says why.
     """
+    if arguments.sim == "gazebo":
+        raise GraphError("sim gazebo needs ros2 launch: ros2 launch fosp_bringup safereach.launch.py sim:=gazebo")
     arguments = chosen_bundle(arguments)
     specs = graph.nodes(arguments)
     programs = {spec.name: executable(spec) for spec in specs}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 import yaml
 
 from fosp_bringup.graph import SIMULATED_FUTURE_S, Arguments, GraphError, nodes, parameters_yaml, services
+from fosp_core.task import ARM_JOINTS
 
 
 def names_of(arguments: Arguments) -> list[str]:
@@ -26,9 +28,32 @@ def test_real_robot_with_its_own_camera_node_gets_neither() -> None:
     assert not {"camera_node", "simulation_node"} & set(names_of(Arguments(sim="none")))
 
 
-def test_gazebo_is_refused_with_what_to_use() -> None:
-    with pytest.raises(GraphError, match="gazebo is not available yet; use sim:=mujoco"):
-        nodes(Arguments(sim="gazebo"))
+def test_gazebo_takes_the_place_of_the_simulation_and_gives_the_time() -> None:
+    specs = nodes(Arguments(sim="gazebo"))
+    assert [spec.name for spec in specs] == [
+        "gzserver",
+        "robot_state_publisher",
+        "spawner",
+        "gazebo_bridge",
+        *names_of(Arguments()),
+    ]
+    ours = [spec for spec in specs if spec.package.startswith("fosp_")]
+    assert all(spec.parameters["use_sim_time"] is True for spec in ours)
+    world = ElementTree.fromstring(specs[0].parameters["world_sdf_string"])
+    assert {model.get("name") for model in world.iter("model")} >= {"panda", "table", "camera"}
+    controllers = Path(world.find("world/model[@name='panda']/plugin/parameters").text)
+    content = yaml.safe_load(controllers.read_text())
+    assert content["panda_arm_controller"]["ros__parameters"]["joints"] == list(ARM_JOINTS)
+    assert set(specs[2].arguments[:2]) <= set(content["controller_manager"]["ros__parameters"])
+
+
+def test_robot_description_has_one_publisher_with_rviz_and_gazebo() -> None:
+    assert names_of(Arguments(sim="gazebo", rviz=True)).count("robot_state_publisher") == 1
+
+
+def test_gazebo_in_a_namespace_is_refused() -> None:
+    with pytest.raises(GraphError, match="leave namespace empty"):
+        nodes(Arguments(sim="gazebo", namespace="left"))
 
 
 @pytest.mark.parametrize(
