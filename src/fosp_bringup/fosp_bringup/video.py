@@ -1,15 +1,21 @@
-"""Videos of recorded episodes, from the overview camera, with what the policy and the monitor thought."""
+"""Videos of recorded episodes, from the overview camera, with what the policy and the monitor thought.
+
+``python -m fosp_bringup.video --run runs/latest --output picture.gif`` makes a picture of a run for a page.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import cv2
 import numpy as np
+import tyro
 from numpy.typing import NDArray
 
-from fosp_bringup.summary import Episode
+from fosp_bringup.summary import Episode, load_episodes
 from fosp_core.task import CONTROL_HZ
 from fosp_episodes.mcap_log import read_mcap
 from fosp_episodes.storage import FRAMES_FILE, MESSAGES_FILE
@@ -48,10 +54,7 @@ def encode(episode: Episode) -> bytes:
         import imageio_ffmpeg
     except ImportError as error:
         raise VideoError("install imageio-ffmpeg for videos") from error
-    frames = [annotated(image, step, episode) for image, step in _frames(episode)]
-    if not frames:
-        raise VideoError("no camera images were recorded")
-    frames += frames[-1:] * _HOLD_LAST
+    frames = pictures(episode)
     height, width = frames[0].shape[:2]
     target = episode.folder / f".video-{episode.summary.episode_id}.mp4"
     try:
@@ -73,6 +76,26 @@ def encode(episode: Episode) -> bytes:
         raise VideoError(f"the video could not be made: {error}") from error
     finally:
         target.unlink(missing_ok=True)
+
+
+def pictures(episode: Episode) -> list[Image]:
+    """Every annotated frame, the last one held; raises ``VideoError`` when there are none."""
+    frames = [annotated(image, step, episode) for image, step in _frames(episode)]
+    if not frames:
+        raise VideoError("no camera images were recorded")
+    return frames + frames[-1:] * _HOLD_LAST
+
+
+def animate(episodes: Sequence[Episode], path: Path, width: int = 400) -> None:
+    """Write episodes one after the other as a GIF; raises ``VideoError``."""
+    from PIL import Image as Picture
+
+    frames = [Picture.fromarray(frame) for episode in episodes for frame in pictures(episode)]
+    if not frames:
+        raise VideoError("no episodes to show")
+    smaller = [frame.resize((width, round(frame.height * width / frame.width))).quantize(64) for frame in frames]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    smaller[0].save(path, save_all=True, append_images=smaller[1:], duration=round(1000 / CONTROL_HZ), loop=0)
 
 
 def annotated(image: Image, step: dict[str, Any], episode: Episode) -> Image:
@@ -130,3 +153,35 @@ def _frames(episode: Episode) -> list[tuple[Image, dict[str, Any]]]:
         small = content["image"]
     ordered = list(steps.values())[-len(small) :]
     return [(np.asarray(image, np.uint8), step) for image, step in zip(small, ordered, strict=False)]
+
+
+@dataclass
+class Options:
+    """Make a GIF of episodes of a run."""
+
+    run: Path
+    """Folder of a run, for example runs/latest."""
+    output: Path
+    """The GIF."""
+    episodes: tuple[int, ...] = ()
+    """Numbers of the episodes; by default the two worth watching."""
+    width: int = 400
+    """Width in pixels."""
+
+
+def main() -> None:
+    """Command line."""
+    options = tyro.cli(Options)
+    try:
+        recorded = load_episodes(options.run)
+        shown = [recorded[i] for i in options.episodes] if options.episodes else choose(recorded)
+        animate(shown, options.output, options.width)
+    except IndexError as error:
+        raise SystemExit(f"video: {options.run} has {len(recorded)} episodes") from error
+    except (VideoError, OSError) as error:
+        raise SystemExit(f"video: {error}") from error
+    print(f"written to {options.output}")
+
+
+if __name__ == "__main__":
+    main()

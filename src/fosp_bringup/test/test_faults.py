@@ -41,6 +41,11 @@ def test_times_to_the_hold_command_the_held_target_and_the_rest() -> None:
     assert held.travel_m == pytest.approx(0.2, abs=0.03)
 
 
+def test_an_arm_that_held_already_is_not_timed() -> None:
+    assert hold_after(TRIGGER, commands(), targets(), tools(), END).moving
+    assert not hold_after(STOPS + 0.05, commands(), targets(), tools(), END).moving
+
+
 def test_a_silent_monitor_counts_from_its_last_moving_command() -> None:
     held = hold_after(TRIGGER, commands(silent=True), targets(), tools(), END)
     assert held.command_ms == pytest.approx(80, abs=21)
@@ -50,7 +55,7 @@ def test_an_arm_that_goes_on_has_not_held() -> None:
     on = [CommandSample(t, True, 0.05) for t in np.arange(9.0, END, 0.02)]
     moving = [TargetSample(t, np.full(7, t)) for t in np.arange(9.0, END, 0.02)]
     held = hold_after(TRIGGER, on, moving, tools(rests_at=99.0), END)
-    assert held == Held(None, None, None, None) and not held.holds
+    assert held == Held(None, None, None, None, moving=True) and not held.holds
 
 
 def test_motion_after_a_pause_is_no_hold() -> None:
@@ -106,6 +111,9 @@ def test_a_fault_passes_only_when_every_trial_held_in_time_and_without_a_problem
     late = Trial(held=Held(20.0, 140.0, None, None))
     assert outcome(good, late).late == 1 and not outcome(good, late).passed
     assert outcome(good, Trial()).late == 1
+    at_rest = Trial(held=Held(0.0, 0.0, 0.0, 0.0, moving=False))
+    assert outcome(good, at_rest).passed and outcome(good, at_rest).holds_ms == [40.0]
+    assert not outcome(at_rest).passed
     assert not outcome(good, Trial(held=good.held, problems=["broken"])).passed
     assert not outcome().passed
     assert outcome(Trial(), limit_ms=None).passed

@@ -55,6 +55,8 @@ class Held:
     """To the measured rest of the tool."""
     travel_m: float | None
     """Way of the tool from the trigger to its rest."""
+    moving: bool = True
+    """Whether the arm was told to move right before the trigger; otherwise the times say nothing."""
 
     @property
     def holds(self) -> bool:
@@ -84,6 +86,7 @@ def hold_after(
         _command_ms(trigger, commands, until, quiet_s),
         _target_ms(trigger, targets, until, quiet_s),
         *_rest(trigger, tools, until, quiet_s),
+        moving=_moving(trigger, commands),
     )
 
 
@@ -91,6 +94,11 @@ def largest_gap_s(times: Sequence[float], start: float, until: float) -> float:
     """Longest silence between ``start`` and ``until``."""
     inside = [start, *(t for t in times if start < t < until), until]
     return max(after - before for before, after in itertools.pairwise(inside))
+
+
+def _moving(trigger: float, commands: Sequence[CommandSample]) -> bool:
+    before = [c for c in commands if c.received <= trigger]
+    return bool(before) and before[-1].moves
 
 
 def _command_ms(trigger: float, commands: Sequence[CommandSample], until: float, quiet_s: float) -> float | None:
