@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -46,6 +47,7 @@ from fosp_ros.stamps import age_s
 START_TIMEOUT_S: Final = 120.0
 ANSWER_TIMEOUT_S: Final = 20.0
 START_ATTEMPTS: Final = 5
+START_WAIT_S: Final = 6.0
 FULL_MOTION_S: Final = 0.3
 MOVING_SPEED: Final = 0.1
 MODEL: Final = "safereach/steady"
@@ -238,17 +240,18 @@ class Rig:
     def begin(self) -> None:
         """Lay out the scene, reset the monitor if it is halted, start, and wait until the arm is in full motion.
 
-        A machine that is busy with other things may halt the monitor before that; then it is tried again, and counted.
+        A machine that is busy with other things may stop the arm before that; then it is tried again, and counted.
         """
         for _ in range(START_ATTEMPTS):
             self._start()
             since = time.monotonic()
-            self.until(lambda: self.moves() or self.state is SafetyState.HALTED, "motion")
+            with contextlib.suppress(RigError):
+                self.until(lambda: self.moves() or self.state is SafetyState.HALTED, "motion", START_WAIT_S)
             time.sleep(FULL_MOTION_S)
             if self.moves():
                 return
             self.false_starts += 1
-        raise RigError(f"halted before full motion {START_ATTEMPTS} times: {', '.join(self.reasons_since(since))}")
+        raise RigError(f"no full motion in {START_ATTEMPTS} attempts: {', '.join(self.reasons_since(since))}")
 
     def _start(self) -> None:
         request = ResetScene.Request(scene="standard", seed=_SEED, episode_id=time.monotonic_ns() % 2**31)
