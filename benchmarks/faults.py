@@ -8,10 +8,12 @@ follows the brightness of the image. Ctrl-C keeps what was measured.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 from recording import record
@@ -53,6 +55,21 @@ def table(outcomes: list[Outcome]) -> Table:
     return shown
 
 
+def figures_of(outcomes: list[Outcome], options: Options, load_before: float, interrupted: bool) -> dict[str, Any]:
+    """For the result file."""
+    return {
+        "interrupted": interrupted,
+        "load_before": round(load_before, 2),
+        "niceness": os.nice(0),
+        "repeats": options.repeats,
+        "passed": sum(o.passed for o in outcomes),
+        "failed": sum(not o.passed and not o.skipped for o in outcomes),
+        "skipped": sum(bool(o.skipped) for o in outcomes),
+        "tested_elsewhere": ELSEWHERE,
+        "faults": [outcome.figures() for outcome in outcomes],
+    }
+
+
 def main(options: Options) -> int:
     """Run the suite; 0 when everything passed, 1 otherwise, 130 after Ctrl-C."""
     try:
@@ -66,6 +83,8 @@ def main(options: Options) -> int:
         for fault in faults:
             print(f"{fault.name:24} {fault.what}: {fault.expected}")
         return 0
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     outcomes: list[Outcome] = []
     interrupted = False
     load_before = os.getloadavg()[0]
@@ -79,19 +98,11 @@ def main(options: Options) -> int:
                     for outcome in suite.run(fault, options.repeats):
                         outcomes[-1] = outcome
                     print(f"[{index}/{len(faults)}] {_line(outcome)}", flush=True)
+                    record(options.name, figures_of(outcomes, options, load_before, interrupted=True))
         except KeyboardInterrupt:
             interrupted = True
     outcomes = [outcome for outcome in outcomes if outcome.trials or outcome.skipped]
-    figures = {
-        "interrupted": interrupted,
-        "load_before": round(load_before, 2),
-        "repeats": options.repeats,
-        "passed": sum(o.passed for o in outcomes),
-        "failed": sum(not o.passed and not o.skipped for o in outcomes),
-        "skipped": sum(bool(o.skipped) for o in outcomes),
-        "tested_elsewhere": ELSEWHERE,
-        "faults": [outcome.figures() for outcome in outcomes],
-    }
+    figures = figures_of(outcomes, options, load_before, interrupted)
     path = record(options.name, figures)
     Console(width=None if sys.stdout.isatty() else 160).print(table(outcomes))
     print(f"{figures['passed']} passed, {figures['failed']} failed, {figures['skipped']} skipped; raw data in {path}")

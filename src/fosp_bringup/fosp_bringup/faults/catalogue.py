@@ -536,7 +536,7 @@ BUNDLES: Final = (
     _refusal("bundle_hash", "one bit flipped", _wrong_hash, "judge.onnx"),
     _refusal("bundle_missing_file", "a file is gone", _missing, "weights.safetensors"),
     _refusal("bundle_task", "made for another task", _other_task, "welding"),
-    _refusal("bundle_manifest", "no halt threshold", _broken_manifest, "halt"),
+    _refusal("bundle_manifest", "no halt threshold", _broken_manifest, "manifest.json"),
     _refusal("bundle_outside", "a path out of the models folder", lambda models: "../../etc", "outside"),
 )
 
