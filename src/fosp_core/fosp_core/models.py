@@ -1,8 +1,8 @@
 """The models folder as a catalogue: bundles in use, rounds that wait or were refused, the way back.
 
-``<root>/<task>/<id>`` are bundles that may run; the newest one is what a graph starts with. ``<root>/<task>/.rounds/<id>``
-are bundles of fine-tune rounds that were refused, wait for an operator, or were taken back. A bundle moves between the
-two by one rename, so that it is in one of them, complete, at any time.
+``<root>/<task>/<id>`` are bundles that may run; the newest one is what a graph starts with.
+``<root>/<task>/.rounds/<id>`` are bundles of fine-tune rounds that were refused, wait for an operator, or were taken
+back. A bundle moves between the two by one rename, so that it is in one of them, complete, at any time.
 """
 
 from __future__ import annotations
@@ -126,14 +126,11 @@ def prune(root: Path | str, keep: int = KEPT, protect: tuple[str, ...] = (), tas
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}")
-    gone = []
-    entries = catalogue(root, task)
-    for in_use in (True, False):
-        rounds = [e for e in entries if e.in_use == in_use and (e.parent or e.fault) and e.id not in protect]
-        for entry in [e for e in rounds if e.parent or not in_use][:-keep]:
-            shutil.rmtree(entry.path)
-            gone.append(entry.id)
-    return gone
+    rounds = [e for e in catalogue(root, task) if (e.parent or not e.in_use) and e.id not in protect]
+    old = [entry for in_use in (True, False) for entry in [e for e in rounds if e.in_use == in_use][:-keep]]
+    for entry in old:
+        shutil.rmtree(entry.path)
+    return [entry.id for entry in old]
 
 
 def clean(root: Path | str, task: str = _task.TASK) -> list[Path]:

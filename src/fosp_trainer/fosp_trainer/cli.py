@@ -10,7 +10,18 @@ from typing import Annotated, Any, Final, Union
 import tyro
 
 from fosp_trainer import config as configuration
-from fosp_trainer.commands import calibrate, collect, evaluate, export, few_shot, inspect, online, pretrain, shifts
+from fosp_trainer.commands import (
+    calibrate,
+    collect,
+    evaluate,
+    export,
+    few_shot,
+    inspect,
+    models,
+    online,
+    pretrain,
+    shifts,
+)
 from fosp_trainer.config import Config
 from fosp_trainer.errors import UserError
 
@@ -22,6 +33,7 @@ COMMANDS: Final[dict[str, tuple[type, Callable[[Any], None]]]] = {
     "export": (export.Export, export.run),
     "evaluate": (evaluate.Evaluate, evaluate.run),
     "few-shot": (few_shot.FewShot, few_shot.run),
+    "models": (models.Models, models.run),
     "calibrate": (calibrate.Calibrate, calibrate.run),
     "shifts": (shifts.Shifts, shifts.run),
 }

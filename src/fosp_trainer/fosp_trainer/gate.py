@@ -1,0 +1,316 @@
+"""The gate: whether a new bundle may take over from the current one. Pure: evidence in, a verdict with reasons out.
+
+A new bundle is promoted only when it is shown to be not worse, at a stated confidence: the one-sided upper bound of the
+paired difference in violation stays within a margin (a non-inferiority test). Absence of evidence is a refusal.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from statistics import NormalDist
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from fosp_core.bundle import Bundle
+from fosp_core.runtime import PolicyRuntime
+from fosp_core.selector import Mode, Selector
+from fosp_trainer.data import Frames
+
+Array = NDArray[np.float64]
+
+LEAST_EPISODES: Final = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked of a new bundle. Margins are what counts as not worse."""
+
+    confidence: float = 0.9
+    """Of every one-sided bound."""
+    violation_margin: float = 0.1
+    """On the rate of violating episodes, run in pairs on the same layouts."""
+    risk_margin: float = 0.03
+    """On the mean imagined risk of the chosen actions on held-out frames."""
+    calibration_margin: float = 0.03
+    """On the mean squared error of the violation probability against what happened."""
+    parity: float = 1e-4
+    """Largest difference between torch and ONNX Runtime."""
+    latency_ratio: float = 1.5
+    """Of the median time of a policy step, against the current bundle in the same run."""
+    latency_ms: float = 20.0
+    """Limit on the median time of a policy step."""
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{spec.name} must be finite and > 0, got {value}")
+        if not 0.5 <= self.confidence < 1.0:
+            raise ValueError(f"confidence must be in [0.5, 1), got {self.confidence}")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One condition: what was found, what it was compared with, and a sentence for people."""
+
+    name: str
+    passed: bool
+    value: float
+    limit: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the new bundle may take over, and why not."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def promoted(self) -> bool:
+        """Whether every check passed."""
+        return bool(self.checks) and all(check.passed for check in self.checks)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """What spoke against it."""
+        return tuple(check.text for check in self.checks if not check.passed)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; numbers that are not finite become null."""
+        checks = [
+            {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(check).items()}
+            for check in self.checks
+        ]
+        return {"promoted": self.promoted, "reasons": list(self.reasons), "checks": checks}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the current and the new model say on the same recorded frames. N decisions (an episode's last frame has
+    none); pairs are ordered current, new.
+    """
+
+    episode: NDArray[np.int64]  # (N,)
+    happened: Array  # (N,) discounted reach of a violation after the recorded action, in [0, 1]
+    costly: NDArray[np.bool_]  # (N,) whether arriving at the frame cost anything
+    state_risk: Array  # (N, 2) p(s)
+    action_risk: Array  # (N, 2) p(s, a) of the recorded action
+    choice_difference: Array  # (N,) imagined risk of the new choice minus that of the current one, mean of both judges
+    step_ms: Array  # (N, 2)
+
+    @property
+    def episodes(self) -> int:
+        """Episodes."""
+        return len(np.unique(self.episode))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict is made from."""
+
+    parity_error: float
+    own: Reading | None = None
+    """Held-out new episodes."""
+    old: Reading | None = None
+    """Held-out earlier episodes, whose labels were trusted before."""
+    trained: Reading | None = None
+    """The new episodes that were trained on: their labels are checked."""
+    violated: Sequence[tuple[bool, bool]] = field(default_factory=tuple)
+    """Whether episodes of the same layouts violated under the current and under the new bundle."""
+
+
+def discounted_reach(frames: Frames, discount: float) -> Array:
+    """(N,) for each frame ``discount`` to the number of steps until the first cost after the next frame, 0 where none
+    follows: what p(s, a) of the recorded action estimates (RESPO, Ganai et al. 2023).
+    """
+    reach = np.zeros(frames.count)
+    for start, length in zip(frames.starts.tolist(), frames.lengths.tolist(), strict=True):
+        ahead = 0.0
+        for i in range(start + length - 2, start - 1, -1):
+            ahead = 1.0 if frames.cost[i + 1] > 0 else discount * ahead
+            reach[i] = ahead
+    return reach
+
+
+def read(current: Bundle, new: Bundle, frames: Frames, discount: float) -> Reading:
+    """Let both models filter the same recorded episodes and choose for themselves.
+
+    Each choice is judged by both models (p(s, a) and its imagined future), so that neither is its own only judge.
+    Raises ``BundleError`` for a graph that does not load.
+    """
+    runtimes = [PolicyRuntime(bundle) for bundle in (current, new)]
+    for runtime in runtimes:
+        runtime.warm_up()
+    selectors = [_greedy(bundle) for bundle in (current, new)]
+    rows: dict[str, list[Any]] = {
+        name: [] for name in ("episode", "frame", "state_risk", "action_risk", "choice_difference", "step_ms")
+    }
+    for episode, (start, length) in enumerate(zip(frames.starts.tolist(), frames.lengths.tolist(), strict=True)):
+        for i in range(start, start + length - 1):
+            previous = np.zeros_like(frames.action[i]) if i == start else frames.action[i - 1]
+            outputs, spent = [], []
+            for runtime in runtimes:
+                began = time.perf_counter()
+                outputs.append(runtime.step(frames.image[i], frames.proprio[i], previous, i == start))
+                spent.append(1e3 * (time.perf_counter() - began))
+            choices = [s.select(out).action for s, out in zip(selectors, outputs, strict=True)]
+            judged = [runtime.judge(np.stack([frames.action[i], *choices])) for runtime in runtimes]
+            rows["episode"].append(episode)
+            rows["frame"].append(i)
+            rows["state_risk"].append([out.state_violation_probability for out in outputs])
+            rows["action_risk"].append([j.violation_probability[0] for j in judged])
+            rows["choice_difference"].append(float(np.mean([j.worst[2] - j.worst[1] for j in judged])))
+            rows["step_ms"].append(spent)
+    where = np.asarray(rows["frame"], np.int64)
+    return Reading(
+        episode=np.asarray(rows["episode"], np.int64),
+        happened=discounted_reach(frames, discount)[where],
+        costly=frames.cost[where] > 0,
+        state_risk=np.asarray(rows["state_risk"], np.float64),
+        action_risk=np.asarray(rows["action_risk"], np.float64),
+        choice_difference=np.asarray(rows["choice_difference"], np.float64),
+        step_ms=np.asarray(rows["step_ms"], np.float64),
+    )
+
+
+def _greedy(bundle: Bundle) -> Selector:
+    settings = bundle.manifest.selector
+    mode: Mode = "greedy" if settings.mode == "sample" else settings.mode  # type: ignore[assignment]
+    return Selector(settings.kappa, settings.temperature, mode, settings.cost_limit)
+
+
+# -- bounds
+
+
+def paired_rate_bound(violated: Sequence[tuple[bool, bool]], confidence: float) -> tuple[float, float]:
+    """Difference of the violation rates (new minus current) and its one-sided upper bound.
+
+    Wald's interval for matched pairs after adding half an observation to every cell (Agresti and Min 2005).
+    """
+    new_only = sum(new and not current for current, new in violated) + 0.5
+    current_only = sum(current and not new for current, new in violated) + 0.5
+    count = len(violated) + 2
+    difference = (new_only - current_only) / count
+    spread = math.sqrt(new_only + current_only - (new_only - current_only) ** 2 / count) / count
+    return difference, difference + NormalDist().inv_cdf(confidence) * spread
+
+
+def paired_mean_bound(differences: Array, confidence: float) -> tuple[float, float]:
+    """Mean of the (E,) paired differences and its one-sided upper bound (Student's t); infinite below 2 pairs."""
+    if len(differences) < 2:
+        return float(np.mean(differences)) if len(differences) else 0.0, math.inf
+    mean, error = float(np.mean(differences)), float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
+    return mean, mean + float(stats.t.ppf(confidence, len(differences) - 1)) * error
+
+
+def separation(score: Array, positive: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve: how often a positive scores above a negative; NaN where one of them is missing."""
+    n, m = int(positive.sum()), int((~positive).sum())
+    if n == 0 or m == 0:
+        return math.nan
+    ranks = stats.rankdata(score)
+    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def _by_episode(reading: Reading, values: Array) -> Array:
+    return np.asarray([values[reading.episode == e].mean() for e in np.unique(reading.episode)])
+
+
+# -- checks
+
+
+def check_labels(reading: Reading) -> Check:
+    """Costs must not contradict what the current model knows of contacts: flipped or constant labels are refused."""
+    share = float(reading.costly.mean())
+    if share > 0.5:
+        return Check("labels", False, share, 0.5, f"{100 * share:.0f} % of the new episodes' frames have a cost")
+    area = separation(reading.state_risk[:, 0], reading.costly)
+    if math.isnan(area):
+        return Check("labels", True, area, 0.5, "no frame of the new episodes has a cost")
+    told = f"the current model ranks frames with a cost above others {100 * area:.0f} % of the time"
+    return Check(
+        "labels", area >= 0.5, area, 0.5, told if area >= 0.5 else f"costs contradict the current model: {told}"
+    )
+
+
+def check_violation(violated: Sequence[tuple[bool, bool]], settings: Settings) -> Check:
+    """Episodes in pairs: the bound of the difference in violation rate is within the margin."""
+    _, bound = paired_rate_bound(violated, settings.confidence)
+    counts = [sum(pair[i] for pair in violated) for i in range(2)]
+    told = (
+        f"violations {counts[0]} before and {counts[1]} after of {len(violated)} paired episodes: "
+        f"at most {100 * bound:+.0f} points with confidence {settings.confidence:g} (allowed "
+        f"{100 * settings.violation_margin:+.0f})"
+    )
+    return Check("violation", bound <= settings.violation_margin, bound, settings.violation_margin, told)
+
+
+def check_imagined(reading: Reading, settings: Settings) -> Check:
+    """Held-out frames: the imagined risk of the new choices is not above that of the current ones."""
+    mean, bound = paired_mean_bound(_by_episode(reading, reading.choice_difference), settings.confidence)
+    told = (
+        f"imagined risk of its choices on {reading.episodes} held-out episodes changes by {mean:+.3f}, at most "
+        f"{bound:+.3f} with confidence {settings.confidence:g} (allowed {settings.risk_margin:+.3f})"
+    )
+    return Check("imagined_risk", bound <= settings.risk_margin, bound, settings.risk_margin, told)
+
+
+def check_calibration(name: str, reading: Reading, settings: Settings) -> Check:
+    """The violation probability is not further from what happened than the current model's."""
+    errors = ((reading.action_risk - reading.happened[:, None]) ** 2).mean(0)
+    rise = float(errors[1] - errors[0])
+    told = (
+        f"squared error of the violation probability on {reading.episodes} {name} episodes: {errors[0]:.3f} before, "
+        f"{errors[1]:.3f} after (allowed rise {settings.calibration_margin:g})"
+    )
+    # a NaN compares false, so that it fails
+    return Check(f"calibration_{name}", rise <= settings.calibration_margin, rise, settings.calibration_margin, told)
+
+
+def check_latency(reading: Reading, settings: Settings) -> Check:
+    """A policy step takes no longer than allowed, measured alternately with the current bundle's."""
+    current, new = np.median(reading.step_ms, axis=0).tolist()
+    limit = min(settings.latency_ms, settings.latency_ratio * current)
+    told = f"median policy step {new:.2f} ms, the current bundle's {current:.2f} ms (allowed {limit:.2f} ms)"
+    return Check("latency", new <= limit, new, limit, told)
+
+
+def judge(evidence: Evidence, settings: Settings | None = None) -> Verdict:
+    """The verdict on the evidence; what is missing to show that the new bundle is not worse is a reason against it."""
+    settings = settings or Settings()
+    error = evidence.parity_error
+    checks = [
+        Check(
+            "parity", error <= settings.parity, error, settings.parity,
+            f"torch and ONNX Runtime differ by {error:.1e} (allowed {settings.parity:.0e})",
+        )
+    ]  # fmt: skip
+    labelled = [reading for reading in (evidence.trained, evidence.own) if reading is not None]
+    checks += [check_labels(reading) for reading in labelled]
+    if evidence.violated:
+        checks.append(check_violation(evidence.violated, settings))
+    own = evidence.own
+    if own is not None and own.episodes >= LEAST_EPISODES:
+        checks.append(check_imagined(own, settings))
+        checks.append(check_calibration("new", own, settings))
+    elif not evidence.violated:
+        held = own.episodes if own is not None else 0
+        checks.append(
+            Check(
+                "evidence", False, held, LEAST_EPISODES,
+                f"{held} held-out episodes are too few to show that it is not worse, {LEAST_EPISODES} are needed",
+            )
+        )  # fmt: skip
+    if evidence.old is not None:
+        checks.append(check_calibration("old", evidence.old, settings))
+    timed = own or evidence.old or evidence.trained
+    if timed is not None:
+        checks.append(check_latency(timed, settings))
+    return Verdict(tuple(checks))

@@ -1,0 +1,160 @@
+"""The gate: what promotes a bundle and, one by one, what refuses it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fosp_core.testing import make_bundle
+from fosp_trainer import gate
+from fosp_trainer.data import Frames
+from fosp_trainer.gate import Evidence, Reading, Settings, Verdict, judge
+from fosp_trainer.testing import random_episodes
+
+
+def reading(episodes: int = 8, length: int = 20, seed: int = 0) -> Reading:
+    """Two equally good models on episodes, every other of which ends in a violation that both foresee."""
+    rng = np.random.default_rng(seed)
+    episode = np.repeat(np.arange(episodes), length)
+    left = np.tile(np.arange(length)[::-1], episodes)
+    happened = np.where(episode % 2 == 0, 0.9**left, 0.0)
+    costly = (episode % 2 == 0) & (left == 0)
+    risk = np.clip(happened[:, None] + rng.normal(0, 0.05, (len(episode), 2)), 0, 1)
+    return Reading(
+        episode=episode, happened=happened, costly=costly, state_risk=risk, action_risk=risk.copy(),
+        choice_difference=rng.normal(0, 0.01, len(episode)), step_ms=np.full((len(episode), 2), 0.3),
+    )  # fmt: skip
+
+
+GOOD = Evidence(
+    parity_error=1e-6, own=reading(), old=reading(seed=1), trained=reading(seed=2), violated=[(False, False)] * 40
+)
+
+
+def refused(**changes: object) -> Verdict:
+    return judge(dataclasses.replace(GOOD, **changes))  # type: ignore[arg-type]
+
+
+def with_new(base: Reading, name: str, values: np.ndarray) -> Reading:
+    array = getattr(base, name).copy()
+    array[:, 1] = values
+    return dataclasses.replace(base, **{name: array})
+
+
+def test_bundle_that_is_no_worse_is_promoted_and_every_check_is_told() -> None:
+    verdict = judge(GOOD)
+    assert verdict.promoted and not verdict.reasons
+    names = [check.name for check in verdict.checks]
+    assert names == [
+        "parity", "labels", "labels", "violation", "imagined_risk", "calibration_new", "calibration_old", "latency",
+    ]  # fmt: skip
+    assert verdict.to_json()["promoted"] is True
+
+
+@pytest.mark.parametrize("error", [1e-3, float("nan")])
+def test_difference_between_torch_and_onnx_refuses(error: float) -> None:
+    verdict = refused(parity_error=error)
+    assert not verdict.promoted and "ONNX Runtime" in verdict.reasons[0]
+    assert verdict.to_json()["checks"][0]["value"] in (error, None)
+
+
+def test_more_violations_on_the_same_layouts_refuse() -> None:
+    worse = [(False, True)] * 8 + [(False, False)] * 32
+    assert [c.name for c in refused(violated=worse).checks if not c.passed] == ["violation"]
+    better = [(True, False)] * 8 + [(False, False)] * 32
+    assert refused(violated=better).promoted
+
+
+def test_few_paired_episodes_show_nothing_and_refuse() -> None:
+    assert not refused(violated=[(False, False)] * 5).promoted
+
+
+def test_paired_bound_covers_the_true_difference_as_often_as_stated() -> None:
+    rng = np.random.default_rng(0)
+    true = 0.05  # violations rise from 0.20 to 0.25
+    covered = []
+    for _ in range(1000):
+        draw = rng.random(60)
+        current, new = draw < 0.20, (draw >= 0.15) & (draw < 0.40)
+        covered.append(gate.paired_rate_bound(list(zip(current.tolist(), new.tolist(), strict=True)), 0.9)[1] >= true)
+    assert 0.86 <= np.mean(covered) <= 0.95
+
+
+def test_paired_mean_bound_is_students() -> None:
+    mean, bound = gate.paired_mean_bound(np.array([0.0, 0.2]), 0.9)
+    assert mean == pytest.approx(0.1) and bound == pytest.approx(0.1 + 3.0777 * 0.1, rel=1e-4)
+    assert gate.paired_mean_bound(np.array([0.0]), 0.9)[1] == np.inf
+
+
+def test_riskier_choices_in_imagination_refuse() -> None:
+    assert GOOD.own is not None
+    worse = dataclasses.replace(GOOD.own, choice_difference=GOOD.own.choice_difference + 0.1)
+    assert [c.name for c in refused(own=worse).checks if not c.passed] == ["imagined_risk"]
+
+
+@pytest.mark.parametrize("part", ["own", "old"])
+def test_violation_probability_that_lost_its_calibration_refuses(part: str) -> None:
+    base: Reading = getattr(GOOD, part)
+    verdict = refused(**{part: with_new(base, "action_risk", 1.0 - base.happened)})
+    name = "calibration_new" if part == "own" else "calibration_old"
+    assert [c.name for c in verdict.checks if not c.passed] == [name]
+    broken = refused(**{part: with_new(base, "action_risk", np.full(len(base.episode), np.nan))})
+    assert not broken.promoted
+
+
+def test_flipped_labels_refuse() -> None:
+    assert GOOD.trained is not None
+    flipped = dataclasses.replace(GOOD.trained, costly=~GOOD.trained.costly)
+    verdict = refused(trained=flipped)
+    assert "have a cost" in verdict.reasons[0]
+    swapped = np.zeros_like(GOOD.trained.costly)
+    swapped[GOOD.trained.happened == 0] = True
+    swapped[::2] = False
+    verdict = refused(trained=dataclasses.replace(GOOD.trained, costly=swapped))
+    assert "contradict" in verdict.reasons[0]
+
+
+def test_episodes_without_any_cost_are_no_contradiction() -> None:
+    assert GOOD.trained is not None
+    quiet = dataclasses.replace(GOOD.trained, costly=np.zeros_like(GOOD.trained.costly))
+    assert refused(trained=quiet).promoted
+
+
+def test_slower_bundle_refuses() -> None:
+    assert GOOD.own is not None
+    slow = with_new(GOOD.own, "step_ms", np.full(len(GOOD.own.episode), 0.6))
+    assert [c.name for c in refused(own=slow).checks if not c.passed] == ["latency"]
+
+
+def test_no_evidence_is_a_refusal() -> None:
+    verdict = judge(Evidence(parity_error=0.0))
+    assert not verdict.promoted and "too few" in verdict.reasons[0]
+    assert not judge(dataclasses.replace(GOOD, own=reading(episodes=2), violated=[])).promoted
+    assert judge(dataclasses.replace(GOOD, violated=[])).promoted, "held-out episodes alone can show it"
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(ValueError, match="confidence"):
+        Settings(confidence=0.3)
+    with pytest.raises(ValueError, match="risk_margin"):
+        Settings(risk_margin=float("nan"))
+
+
+def test_discounted_reach_counts_from_the_next_frame_and_stays_within_the_episode() -> None:
+    frames: Frames = random_episodes(2, length=4)
+    frames.cost[:] = 0.0
+    frames.cost[[2, 4]] = 1.0  # third frame of the first episode, first frame of the second
+    assert gate.discounted_reach(frames, 0.5).tolist() == [0.5, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_reading_compares_both_models_on_the_same_frames(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    current = make_bundle(tmp_path / "current")
+    found = gate.read(current, make_bundle(tmp_path / "new"), random_episodes(2, length=5), 0.9)
+    assert found.episodes == 2 and found.action_risk.shape == (8, 2)
+    assert np.array_equal(found.action_risk[:, 0], found.action_risk[:, 1])
+    assert not found.choice_difference.any()
+    assert (found.step_ms > 0).all()
