@@ -35,6 +35,7 @@ WITHOUT_ROS = {"fosp_description", "fosp_core"}
 WITH_TORCH = {"fosp_trainer"}
 
 ROSDEP_KEYS = {
+    "PIL": "python3-pil",
     "cv2": "python3-opencv",
     "h5py": "python3-h5py",
     "hypothesis": "python3-hypothesis",
@@ -79,6 +80,7 @@ STARTED = {
     "rviz2",
 }
 PIP_NAMES = {
+    "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "lightning": "lightning-fabric",
     "mcap_ros2": "mcap-ros2-support",
