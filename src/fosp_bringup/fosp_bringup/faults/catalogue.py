@@ -634,8 +634,12 @@ def _flapping(rig: Rig) -> Trial:
     rig.images.spoil(spoiling.painted(paint))
     try:
         time.sleep(1.2)
-        states = [status.state for when, status in list(rig.statuses) if when >= at]
-        changes = sum(a != b for a, b in itertools.pairwise(states))
+        seen = [status for when, status in list(rig.statuses) if when >= at]
+        # A late decision ends the caution; what counts is what follows from risk alone.
+        changes = sum(
+            before.state != after.state and not {*before.reason_names, *after.reason_names} & {"no_decision"}
+            for before, after in itertools.pairwise(seen)
+        )
         trial.figures["state_changes"] = changes
         trial.reasons = rig.reasons_since(at)
         trial.demand("risk_caution" in trial.reasons, "no caution was published")
