@@ -6,13 +6,19 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+RECORD_FILE: Final = "episode.json"
+FRAMES_FILE: Final = "episode.npz"
+"""Of a recorded episode's folder: summary and steps, and the arrays of ``Episode``."""
 
 
 class EpisodeError(ValueError):
@@ -204,6 +210,28 @@ def from_minari(data: Any) -> Episode:
         goal=np.asarray(infos["goal"][0], np.float32) if "goal" in infos else None,
         **{name: np.asarray(infos[name], np.float32) if name in infos else None for name in _LABELS},
     )
+
+
+def read_record(folder: Path) -> Episode | None:
+    """The frames of a recorded episode's folder, None when it has none (it ended before anything was decided).
+
+    Raises:
+        EpisodeError: names the file and what is wrong with it.
+    """
+    frames, record = folder / FRAMES_FILE, folder / RECORD_FILE
+    if not frames.is_file():
+        return None
+    try:
+        summary = json.loads(record.read_text(encoding="utf-8"))["summary"]
+        metadata = {name: summary[name] for name in ("scene", "success", "violated", "model_id", "aborted")}
+        metadata |= {"kind": "policy", "layout_seed": int(summary["seed"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EpisodeError(f"{record}: unreadable: {type(error).__name__}: {error}") from error
+    try:
+        with np.load(frames, allow_pickle=False) as content:
+            return Episode(metadata=metadata, **{name: content[name] for name in content.files})
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise EpisodeError(f"{frames}: unreadable: {error}") from error
 
 
 def write_dataset(

@@ -15,12 +15,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from fosp_core.episode import Episode, EpisodeError, write_dataset
+from fosp_core.episode import FRAMES_FILE as FRAMES_FILE
+from fosp_core.episode import RECORD_FILE, Episode, EpisodeError, read_record, write_dataset
 from fosp_episodes.mcap_log import LoggedMessage, write_mcap
 from fosp_episodes.recorder import EpisodeRecord, Summary
 
-EPISODE_FILE: Final = "episode.json"
-FRAMES_FILE: Final = "episode.npz"
+EPISODE_FILE: Final = RECORD_FILE
 MESSAGES_FILE: Final = "messages.mcap"
 SCHEMA_VERSION: Final = 1
 _ARRAYS: Final = tuple(f.name for f in fields(Episode) if f.name != "metadata")
@@ -144,22 +144,10 @@ def read_summary(folder: Path) -> Summary:
 
 def read_frames(folder: Path) -> Episode | None:
     """The frames of an episode's folder, None when it has none; raises ``StorageError`` that names the file."""
-    file = folder / FRAMES_FILE
-    if not file.is_file():
-        return None
-    summary = read_summary(folder)
-    metadata = {
-        "kind": "policy",
-        "scene": summary.scene,
-        "layout_seed": summary.seed,
-        "success": summary.success,
-        "violated": summary.violated,
-    }
     try:
-        with np.load(file, allow_pickle=False) as content:
-            return Episode(metadata=metadata, **{name: content[name] for name in content.files})
-    except (OSError, ValueError, TypeError, EpisodeError) as error:
-        raise StorageError(f"{file}: unreadable: {error}") from error
+        return read_record(folder)
+    except EpisodeError as error:
+        raise StorageError(str(error)) from error
 
 
 def write_minari(run: Path, folder: Path, name: str, provenance: Mapping[str, Any]) -> int:

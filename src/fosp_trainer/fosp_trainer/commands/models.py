@@ -74,7 +74,7 @@ def _list(entries: list[Entry]) -> None:
 
 
 def _facts(entry: Entry) -> dict[str, Any]:
-    facts: dict[str, Any] = {"id": entry.id, "path": str(entry.path), "state": entry.state}
+    facts: dict[str, Any] = {"id": entry.id, "path": str(entry.path), "standing": entry.state}
     if entry.bundle is None:
         return {**facts, "fault": entry.fault}
     return {**facts, **entry.bundle.manifest.to_json()}
