@@ -47,6 +47,7 @@ def answer_load(
     current: PolicyRuntime | None,
     busy: bool,
     use: Callable[[PolicyRuntime], None],
+    check: Callable[[PolicyRuntime], None] = lambda _: None,
 ) -> LoadModel.Response:
     """Answer a request to change the model: load, check, and only then hand the new one to ``use``.
 
@@ -58,6 +59,7 @@ def answer_load(
         current: the model in use, which stays when anything is wrong.
         busy: whether the node is not at rest.
         use: takes over the new model.
+        check: raises ``ConfigurationError`` when this node must not use it.
     """
     response.model_id = current.bundle.id if current else ""
     if not node.is_configured:
@@ -68,6 +70,7 @@ def answer_load(
         return response
     try:
         runtime = open_model(parameters, request.bundle)
+        check(runtime)
     except (BundleError, ConfigurationError) as error:
         response.message = f"refused: {error}"
         node.get_logger().error(f"model not loaded: {error}")

@@ -103,6 +103,7 @@ class SafetyMonitor(ManagedNode):
         self._risks = (math.nan, math.nan)  # of the decision judged last: now, and largest over the imagined steps
         self._publishers_checked_at = -math.inf
 
+        self._loaded: PolicyRuntime | None = None  # as the services know it; the inference thread takes it over
         self._runtime: PolicyRuntime | None = None
         self._waiting: PolicyDecision | None = None  # for a frame that was not judged yet
         self._frame_stamp_ns = -1
@@ -126,13 +127,13 @@ class SafetyMonitor(ManagedNode):
 
     def configure(self) -> None:
         """Load the model."""
-        runtime = open_model(self._p, self._p.string("bundle"))
+        runtime = self._loaded = open_model(self._p, self._p.string("bundle"))
         self._inference.call(lambda: self._use(runtime))
 
     def activate(self) -> None:
         """Begin to consent, from a state that remembers nothing but a halt."""
-        if self._runtime is not None:
-            self._check_calibration(self._runtime)
+        if self._loaded is not None:
+            self._check_calibration(self._loaded)
         self._inference.call(self._forget)
         with self._lock:
             before = self._state
@@ -331,6 +332,7 @@ class SafetyMonitor(ManagedNode):
 
     def _on_load(self, request: LoadModel.Request, response: LoadModel.Response) -> LoadModel.Response:
         def use(runtime: PolicyRuntime) -> None:
+            self._loaded = runtime
             self._inference.call(lambda: self._use(runtime))
 
         with self._lock:
@@ -345,7 +347,7 @@ class SafetyMonitor(ManagedNode):
             return
         if self._p.boolean("require_calibration"):
             raise ConfigurationError(
-                f"model {runtime.bundle.id}: {fault}; run fosp-train calibrate, or allow it with require_calibration false"
+                f"model {runtime.bundle.id}: {fault}; run fosp-train calibrate, or set require_calibration to false"
             )
         self.get_logger().warning(f"model {runtime.bundle.id}: {fault}; nothing is promised of missed violations")
 
