@@ -156,6 +156,12 @@ def show(figures: dict[str, Any]) -> None:
         f"hour, at most {price['per_hour_bound']:.1f}), {veto['per_hour']:.1f} vetoes per hour, "
         f"{100 * figures['caution']['share_of_clean_steps']:.1f} % of the steps in caution"
     )
+    if price["hours"] * figures["settings"]["false_halts_per_hour"] < 1.0:
+        console.print(
+            f"the clean episodes last {60 * price['hours']:.1f} minutes: too short to tell "
+            f"{figures['settings']['false_halts_per_hour']:g} halts per hour from none, so none was allowed; "
+            "run more --episodes"
+        )
     surprise, at = figures["surprise"], figures["at_the_price"]
     console.print(
         f"surprise bound {surprise['threshold']:.1f} nats: at most {100 * surprise['false_alarm_rate']:.2f} % of clean "
