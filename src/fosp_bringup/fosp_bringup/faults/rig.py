@@ -20,7 +20,8 @@ import rclpy
 from geometry_msgs.msg import TwistStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -44,6 +45,7 @@ from fosp_ros.messages import linear_velocity
 from fosp_ros.polling import Listener, PolledSubscription
 from fosp_ros.stamps import age_s
 
+CLOCK: Final = "/clock"
 START_TIMEOUT_S: Final = 120.0
 ANSWER_TIMEOUT_S: Final = 20.0
 START_ATTEMPTS: Final = 5
@@ -63,6 +65,13 @@ _RELAYED: Final = (
     (names.POLICY_DECISION, PolicyDecision, qos.DECISION, (names.SAFETY_MONITOR,)),
 )
 """Topics that pass a relay, and the nodes that listen behind it."""
+_RELAYED_CLOCK: Final = (
+    CLOCK,
+    Clock,
+    QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
+    (names.POLICY_NODE, names.SAFETY_MONITOR, names.ARM_NODE),
+)
+"""With a simulated clock."""
 
 
 class RigError(Exception):
@@ -89,8 +98,11 @@ class Rig:
             *("--models-root", str(models), "--bundle", bundle, "--run-folder", str(folder)),
             *options,
         ]
+        self._relayed = (*_RELAYED, _RELAYED_CLOCK) if "--use-sim-time" in options else _RELAYED
         self._command += ["--remap"]
-        self._command += [f"{node}:{topic}:={_relayed(topic)}" for topic, _, _, nodes in _RELAYED for node in nodes]
+        self._command += [
+            f"{node}:{topic}:={_relayed(topic)}" for topic, _, _, nodes in self._relayed for node in nodes
+        ]
         self._chain = Chain.from_urdf(fosp_description.urdf_path())
         self._threads: list[threading.Thread] = []
         self._clients: dict[str, Any] = {}
@@ -118,7 +130,7 @@ class Rig:
         rclpy.init(args=[], context=self._context, domain_id=domain)
         self.node = Node("fault_injector", context=self._context, enable_rosout=False, start_parameter_services=False)
         self.relays = {
-            topic: Relay(self.node, kind, topic, _relayed(topic), profile) for topic, kind, profile, _ in _RELAYED
+            topic: Relay(self.node, kind, topic, _relayed(topic), profile) for topic, kind, profile, _ in self._relayed
         }
         self.images, self.joints, self.decisions = (self.relays[topic] for topic, *_ in _RELAYED)
         watched: list[tuple[type, str, QoSProfile, Callable[[Any], None]]] = [
@@ -195,12 +207,16 @@ class Rig:
         files = sorted((self.folder / LOG_FOLDER).glob("*.log"))
         return "\n".join(file.read_text(errors="replace") for file in files)
 
-    def call(self, kind: type, name: str, request: Any, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
-        """Answer of a service."""
+    def client(self, kind: type, name: str, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
+        """Client of a service that has been found."""
         if name not in self._clients:
             self._clients[name] = self.node.create_client(kind, name)
-        client = self._clients[name]
-        self.until(client.service_is_ready, f"service {name}", timeout_s)
+        self.until(self._clients[name].service_is_ready, f"service {name}", timeout_s)
+        return self._clients[name]
+
+    def call(self, kind: type, name: str, request: Any, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
+        """Answer of a service."""
+        client = self.client(kind, name, timeout_s)
         future = client.call_async(request)
         self.until(future.done, f"an answer of {name}", timeout_s)
         return future.result()

@@ -100,8 +100,8 @@ class Suite:
         prefix: Sequence[str] = ()
         options = fault.runner_options
         if fault.name == "disk_full":
-            disk = self._folder / "small_disk"
-            disk.mkdir(exist_ok=True)
+            disk = self._folder / "small_disk" / "records"
+            disk.mkdir(parents=True, exist_ok=True)
             found = small_disk(disk)
             if found is None:
                 outcome.skipped = "mounting a small disk is not permitted here"
