@@ -41,17 +41,15 @@ class Options:
 
 
 def table(outcomes: list[Outcome]) -> Table:
-    """Fault, what is expected, time to hold, and whether it passed."""
-    shown = Table("fault", "what", "expected", "limit ms", "hold ms p50", "p99", "rest ms p50", "pass")
+    """Fault, what is expected, time to hold command, hold target and rest, and whether it passed."""
+    shown = Table("fault", "what", "expected", "limit ms", "command ms p50", "p99", "arm ms p50", "p99", "rest", "pass")
     for outcome in outcomes:
         figures = outcome.figures()
-        hold, rest = figures["hold_ms"], figures["rest_ms"]
+        times = [_ms(figures[name][at]) for name in ("hold_command_ms", "hold_arm_ms") for at in ("p50", "p99")]
         verdict = "skipped" if outcome.skipped else "yes" if outcome.passed else "NO"
         fault = outcome.fault
         limit = "" if fault.limit_ms is None else f"{fault.limit_ms:g}"
-        shown.add_row(
-            fault.name, fault.what, fault.expected, limit, _ms(hold["p50"]), _ms(hold["p99"]), _ms(rest["p50"]), verdict
-        )
+        shown.add_row(fault.name, fault.what, fault.expected, limit, *times, _ms(figures["rest_ms"]["p50"]), verdict)
     return shown
 
 
@@ -115,8 +113,7 @@ def _line(outcome: Outcome) -> str:
     name = outcome.fault.name
     if outcome.skipped:
         return f"{name}: skipped, {outcome.skipped}"
-    figures = outcome.figures()["hold_ms"]
-    times = f", hold p50 {_ms(figures['p50'])} ms, max {_ms(figures['max'])} ms" if figures["count"] else ""
+    times = f", hold {min(outcome.holds_ms):.0f} to {max(outcome.holds_ms):.0f} ms" if outcome.holds_ms else ""
     late = f", {outcome.late} late (limit {outcome.fault.limit_ms:g} ms)" if outcome.late else ""
     problems = f": {'; '.join(outcome.problems)}" if outcome.problems else ""
     return f"{name}: {'pass' if outcome.passed else 'FAIL'}{times}{late}{problems}"

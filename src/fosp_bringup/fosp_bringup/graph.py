@@ -48,6 +48,7 @@ class Arguments:
     use_sim_time: bool = field(default=False, metadata={"help": "stamp with the simulation's clock"})
     record_overview: bool = field(default=True, metadata={"help": "record the overview camera for videos"})
     arm_backend: str = field(default="ik", metadata={"help": "what moves the arm: ik, servo or moveit"})
+    dry_run: bool = field(default=False, metadata={"help": "everything but motion: nothing is sent to the arm"})
     namespace: str = field(default="", metadata={"help": "namespace of nodes, topics, services and actions"})
     scene: str = field(default="standard", metadata={"help": "scene of the episodes that operators start"})
     rviz: bool = field(default=False, metadata={"help": "RViz with the operators' menu; needs RViz installed"})
@@ -138,12 +139,13 @@ def nodes(arguments: Arguments) -> list[NodeSpec]:
     elif arguments.camera:
         source = {"source": arguments.camera, **clock}
         world.append(NodeSpec("fosp_camera", "camera_node", names.CAMERA_NODE, source, role="robot", respawn=True))
-    if arguments.arm_backend != "ik":
-        raise GraphError(f"arm_backend:={arguments.arm_backend} is not available yet; use arm_backend:=ik")
+    if arguments.arm_backend == "servo":
+        raise GraphError("arm_backend:=servo is not available yet; use arm_backend:=ik or arm_backend:=moveit")
+    arm = {"backend": "moveit" if arguments.arm_backend == "moveit" else "mink", "dry_run": arguments.dry_run, **clock}
     records = str(Path(arguments.records_root).expanduser().absolute())
     return [
         *world,
-        NodeSpec("fosp_arm", "arm_node", names.ARM_NODE, clock, role="robot"),
+        NodeSpec("fosp_arm", "arm_node", names.ARM_NODE, arm, role="robot"),
         NodeSpec("fosp_safety_monitor", "safety_monitor", names.SAFETY_MONITOR, monitor, lifecycle=True),
         NodeSpec("fosp_policy_node", "policy_node", names.POLICY_NODE, models, lifecycle=True, respawn=True),
         NodeSpec(

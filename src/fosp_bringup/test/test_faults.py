@@ -108,13 +108,14 @@ def outcome(*trials: Trial, limit_ms: float | None = 100.0) -> Outcome:
 def test_a_fault_passes_only_when_every_trial_held_in_time_and_without_a_problem() -> None:
     good = Trial(held=Held(20.0, 40.0, 90.0, 0.01))
     assert outcome(good, good).passed
-    late = Trial(held=Held(20.0, 140.0, None, None))
+    assert outcome(good, good).holds_ms == [20.0, 20.0]
+    late = Trial(held=Held(120.0, 140.0, None, None))
     assert outcome(good, late).late == 1 and not outcome(good, late).passed
     assert outcome(good, Trial()).late == 1
     at_rest = Trial(held=Held(0.0, 0.0, 0.0, 0.0, moving=False))
-    assert outcome(good, at_rest).passed and outcome(good, at_rest).holds_ms == [40.0]
+    assert outcome(good, at_rest).passed and outcome(good, at_rest).holds_ms == [20.0]
     assert not outcome(at_rest).passed
     assert not outcome(good, Trial(held=good.held, problems=["broken"])).passed
     assert not outcome().passed
     assert outcome(Trial(), limit_ms=None).passed
-    assert outcome(good, late).figures()["hold_ms"]["max"] == 140.0
+    assert outcome(good, late).figures()["hold_arm_ms"]["max"] == 140.0

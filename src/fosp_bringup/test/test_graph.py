@@ -106,3 +106,13 @@ def test_monitor_allows_for_the_steps_of_a_simulated_clock_and_for_nothing_else(
 def test_monitor_is_told_whether_it_needs_a_calibrated_model(required: bool) -> None:
     specs = {spec.name: spec.parameters for spec in nodes(Arguments(require_calibration=required))}
     assert specs["safety_monitor"]["require_calibration"] is required
+
+
+def test_arm_gets_its_backend_and_a_dry_run_by_argument() -> None:
+    def arm(**values: object) -> dict[str, object]:
+        return dict(next(spec for spec in nodes(Arguments(**values)) if spec.name == "arm_node").parameters)
+
+    assert (arm()["backend"], arm()["dry_run"]) == ("mink", False)
+    assert (arm(arm_backend="moveit")["backend"], arm(dry_run=True)["dry_run"]) == ("moveit", True)
+    with pytest.raises(GraphError, match="servo is not available yet"):
+        arm(arm_backend="servo")

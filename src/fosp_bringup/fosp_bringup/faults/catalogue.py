@@ -763,6 +763,7 @@ OTHERS: Final = (
         "second_publisher, latched; the arm follows neither",
         _run_second_publisher,
         limit_ms=200.0,
+        timed_at_arm=True,
     ),
     Fault("arm_ignores_halt", "driven on past the arm node", "arm_moves, no reset while it moves", _arm_ignores_halt),
     Fault(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,9 +30,11 @@ class Outcome:
 
     @property
     def holds_ms(self) -> list[float]:
-        """Time to hold of each trial that held: at the arm where that was seen, else of the command."""
-        found = [_hold_ms(trial) for trial in self.trials]
-        return [value for value in found if value is not None]
+        """Time to hold, as the limit means it, of each trial that held."""
+        return _finite(self._hold_ms(trial) for trial in self.trials)
+
+    def _hold_ms(self, trial: Trial) -> float | None:
+        return _arm_ms(trial) if self.fault.timed_at_arm else _command_ms(trial)
 
     @property
     def late(self) -> int:
@@ -40,7 +42,7 @@ class Outcome:
         limit = self.fault.limit_ms
         if limit is None:
             return 0
-        timed = [_hold_ms(trial) for trial in self.trials if trial.held is None or trial.held.moving]
+        timed = [self._hold_ms(trial) for trial in self.trials if trial.held is None or trial.held.moving]
         return sum(ms is None or ms > limit for ms in timed)
 
     @property
@@ -66,10 +68,10 @@ class Outcome:
             "passed": self.passed,
             "late": self.late,
             "problems": self.problems,
-            "hold_ms": summarize_latency(self.holds_ms),
-            "rest_ms": summarize_latency(
-                [t.held.rest_ms for t in self.trials if t.held and t.held.rest_ms is not None]
-            ),
+            "timed_at_arm": fault.timed_at_arm,
+            "hold_command_ms": summarize_latency(_finite(map(_command_ms, self.trials))),
+            "hold_arm_ms": summarize_latency(_finite(map(_arm_ms, self.trials))),
+            "rest_ms": summarize_latency(_finite(t.held.rest_ms for t in self.trials if t.held and t.held.moving)),
             "trials": [asdict(trial) for trial in self.trials],
         }
 
@@ -149,7 +151,13 @@ def chosen(names: Sequence[str]) -> list[Fault]:
     return [known[name] for name in names] if names else list(FAULTS)
 
 
-def _hold_ms(trial: Trial) -> float | None:
-    if trial.held is None or not trial.held.moving:
-        return None
-    return trial.held.command_ms if trial.held.arm_ms is None else trial.held.arm_ms
+def _command_ms(trial: Trial) -> float | None:
+    return trial.held.command_ms if trial.held is not None and trial.held.moving else None
+
+
+def _arm_ms(trial: Trial) -> float | None:
+    return trial.held.arm_ms if trial.held is not None and trial.held.moving else None
+
+
+def _finite(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]

@@ -50,7 +50,9 @@ class Fault:
     expected: str
     run: Callable[[Rig], Trial]
     limit_ms: float | None = None
-    """Longest time from the trigger to the hold at the arm; None: no hold is asked for."""
+    """Longest time from the trigger to the hold; None: no hold is asked for."""
+    timed_at_arm: bool = False
+    """Whether the limit is for the hold target of the arm node, not for the hold command of the monitor."""
     spends_graph: bool = False
     """Whether the next trial needs a new graph."""
     runner_options: tuple[str, ...] = ()
@@ -126,7 +128,7 @@ def holding(
 
     says = " or ".join(reasons) or "hold by the arm's own watchdog"
     expected = f"{says}{', latched' if halts else ''}"
-    return Fault(name, what, expected, run, limit_ms, bool(dead), runner_options)
+    return Fault(name, what, expected, run, limit_ms, not reasons, bool(dead), runner_options)
 
 
 def bring_back(rig: Rig, trial: Trial) -> str:
