@@ -426,6 +426,27 @@ def calibrate(traces: Sequence[Trace], settings: Settings, surprise_frames: int,
     return Calibration(thresholds, figures)
 
 
+def check(traces: Sequence[Trace], thresholds: Thresholds, settings: Settings, surprise_frames: int) -> dict[str, Any]:
+    """Misses and price of given thresholds on other episodes; JSON values."""
+    violating = [t for t in traces if t.steps_to_violation is not None]
+    clean = [t for t in traces if t.steps_to_violation is None and t.group == "own"]
+    groups = sorted({t.group for t in traces})
+    confidence = settings.confidence
+    return {
+        "episodes": len(traces),
+        "halt": {
+            **_detection(violating, thresholds.halt, settings.lead_steps, groups, confidence),
+            "false_halts": _price([t.least_risk for t in clean], thresholds.halt, confidence),
+        },
+        "caution": _detection(violating, thresholds.caution, settings.caution_lead_steps, groups, confidence),
+        "surprise": {
+            "false_halts": _surprise_price(clean, thresholds.surprise, surprise_frames, confidence),
+            "clean_episodes": len(clean),
+        },
+        "auroc": _auroc(traces),
+    }
+
+
 def _labelled(traces: Sequence[Trace]) -> tuple[Array, NDArray[np.bool_]]:
     pairs = [dangerous(t) for t in traces]
     if not pairs:
@@ -475,9 +496,9 @@ def _rate(events: int, hours: float, confidence: float) -> dict[str, Any]:
     return {
         "events": events,
         "hours": hours,
-        "per_hour": events / hours,
-        "per_10_minutes": events / hours / 6.0,
-        "per_hour_bound": poisson_bound(events, hours, confidence),
+        "per_hour": events / hours if hours else None,
+        "per_10_minutes": events / hours / 6.0 if hours else None,
+        "per_hour_bound": poisson_bound(events, hours, confidence) if hours else None,
     }
 
 

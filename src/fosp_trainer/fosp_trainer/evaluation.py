@@ -40,6 +40,8 @@ class Drive:
     """Whether the episodes themselves are returned, for training."""
     trace: bool = False
     """Whether records hold what the monitor would compare at every step (``trace``), also when it is off."""
+    until_violation: bool = False
+    """Whether the first violation ends the episode."""
 
 
 Result = tuple[dict[str, Any], Episode | None]
@@ -70,7 +72,7 @@ def run_episode(env: Any, pilot: Pilot, drive: Drive, seed: int) -> Result:
         total, costs, steps = total + reward, costs + cost, steps + 1
         clearance = min(clearance, float(info["clearance"]))
         # The arm holds until an operator resets: nothing more happens in this episode.
-        ended = terminated or truncated or steered.halted
+        ended = terminated or truncated or steered.halted or (drive.until_violation and cost > 0)
     record = {
         "seed": seed,
         "success": bool(info["success"]),

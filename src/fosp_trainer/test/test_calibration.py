@@ -275,6 +275,16 @@ def test_no_clean_episode_cannot_be_calibrated() -> None:
         c.calibrate(separable(np.random.default_rng(8), clean=0), Settings(), 3)
 
 
+def test_check_counts_on_other_episodes_at_the_given_thresholds() -> None:
+    thresholds = Thresholds(caution=0.5, halt=0.7, surprise=5.0)
+    fresh = [trace([0.1] * 10, surprise=[0.0, *[9.0] * 9]), trace([0.1, 0.8, 0.1])]
+    fresh += [trace([0.1, 0.6, 0.6, 0.9], violation=3), trace([0.1, 0.9, 0.9, 0.9], violation=3, group="noise 1")]
+    found = c.check(fresh, thresholds, Settings(), 3)
+    assert found["halt"]["missed"]["all"]["missed"] == 1 and found["halt"]["missed"]["noise 1"]["missed"] == 0
+    assert found["halt"]["false_halts"]["events"] == 1 and found["surprise"]["false_halts"]["events"] == 1
+    assert c.check(fresh[2:], thresholds, Settings(), 3)["halt"]["false_halts"]["per_hour"] is None
+
+
 def test_data_hash_depends_on_the_values_and_not_on_the_order() -> None:
     traces = separable(np.random.default_rng(9), 5, 5)
     assert c.data_hash(traces) == c.data_hash(traces[::-1])
@@ -338,13 +348,14 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_command_writes_a_calibrated_manifest_figures_and_plots(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "models" / "first")
     out = tmp_path / "out" / "figures.json"
-    command.run(command.Calibrate(bundle.path, json=out))
+    command.run(command.Calibrate(bundle.path, json=out, check_episodes=10))
     found = load_bundle(bundle.path)
     assert found.calibration_fault == "" and found.manifest.files == bundle.manifest.files
     figures = json.loads(out.read_text())
     assert figures["thresholds"]["halt"] == found.manifest.thresholds.halt
     assert figures["thresholds"]["data_hash"] == found.manifest.thresholds.data_hash
     assert found.manifest.evaluation["calibration"]["halt"]["reached"] is True
+    assert figures["check"]["halt"]["missed"]["all"]["violating"] == 120
     assert (out.parent / "reliability.svg").is_file()
 
 

@@ -33,6 +33,8 @@ class Calibrate:
     """Small changes of light, colours and camera pose."""
     first: int = 0
     """First layout within the calibration range."""
+    check_episodes: int = 0
+    """Layouts of the evaluation range on which the result is checked, with as large a part of noisy ones."""
     json: Path | None = None
     """File for the figures."""
     plots: Path | None = None
@@ -55,8 +57,8 @@ def run(command: Calibrate) -> None:
     from fosp_trainer.evaluation import Drive, traced_episodes
     from fosp_trainer.provenance import provenance
 
-    if command.episodes <= 0 or command.exploratory_episodes < 0 or command.workers <= 0:
-        raise UserError("episodes and workers must be > 0, exploratory-episodes >= 0")
+    if command.episodes <= 0 or command.workers <= 0 or min(command.exploratory_episodes, command.check_episodes) < 0:
+        raise UserError("episodes and workers must be > 0, exploratory-episodes and check-episodes >= 0")
     if command.exploratory_episodes and not command.noise:
         raise UserError("exploratory episodes need at least one level of --noise")
     if command.output is not None and command.output.exists():
@@ -65,19 +67,28 @@ def run(command: Calibrate) -> None:
         bundle = load_bundle(command.bundle)
         drive = Drive(
             str(command.bundle), command.scene, monitor=False, visual_randomization=command.visual_randomization,
-            trace=True,
+            trace=True, until_violation=True,
         )  # fmt: skip
-        groups = {"own": (drive, range(command.first, command.first + command.episodes))}
-        begin = command.first + command.episodes
-        for i, level in enumerate(command.noise if command.exploratory_episodes else ()):
-            count = len(range(i, command.exploratory_episodes, len(command.noise)))
-            groups[f"noise {level:g}"] = (replace(drive, noise=level), range(begin, begin + count))
-            begin += count
-        traces = [
-            calibration.Trace.from_record(record, group)
-            for group, record in traced_episodes(groups, command.workers, command.quiet)
-        ]
-        result = calibration.calibrate(traces, command.settings, Limits().surprise_frames, bundle.graphs_hash)
+
+        def traces(purpose: str, own: int, exploratory: int) -> list[calibration.Trace]:
+            groups = {"own": (drive, range(command.first, command.first + own))}
+            begin = command.first + own
+            for i, level in enumerate(command.noise if exploratory else ()):
+                count = len(range(i, exploratory, len(command.noise)))
+                groups[f"noise {level:g}"] = (replace(drive, noise=level), range(begin, begin + count))
+                begin += count
+            records = traced_episodes(groups, command.workers, command.quiet, purpose)
+            return [calibration.Trace.from_record(record, group) for group, record in records]
+
+        frames = Limits().surprise_frames
+        result = calibration.calibrate(
+            traces("calibration", command.episodes, command.exploratory_episodes), command.settings, frames,
+            bundle.graphs_hash,
+        )  # fmt: skip
+        if command.check_episodes:
+            share = command.check_episodes / command.episodes
+            fresh = traces("evaluation", command.check_episodes, round(share * command.exploratory_episodes))
+            result.figures["check"] = calibration.check(fresh, result.thresholds, command.settings, frames)
     except (BundleError, ValueError) as error:
         raise UserError(str(error)) from error
     origin = provenance()
@@ -86,7 +97,7 @@ def run(command: Calibrate) -> None:
         "first_layout": command.first, "image_size": bundle.manifest.image_size, **result.figures,
     }  # fmt: skip
     if not command.dry_run:
-        record = {name: figures[name] for name in SUMMARY}
+        record = {name: figures[name] for name in SUMMARY if name in figures}
         manifest = bundle.manifest
         sections: dict[str, Any] = {
             "thresholds": result.thresholds,
@@ -119,7 +130,7 @@ def run(command: Calibrate) -> None:
 
 SUMMARY = (
     "model_id", "scene", "visual_randomization", "first_layout", "image_size", "settings", "episodes", "halt",
-    "caution", "surprise", "at_the_price", "auroc",
+    "caution", "surprise", "at_the_price", "auroc", "check",
 )  # fmt: skip
 """What of the figures the manifest keeps; curves stay in the JSON file."""
 
@@ -171,3 +182,14 @@ def show(figures: dict[str, Any]) -> None:
     console.print(f"AUROC, violation within {figures['horizon_steps']} steps: {scores}")
     if at["recall"] is not None:
         console.print(f"recall at the allowed price (threshold {at['threshold']:.3f}): {100 * at['recall']:.1f} %")
+    if "check" in figures:
+        fresh = figures["check"]
+        rows = ", ".join(
+            f"{name} missed {fresh[name]['missed']['all']['missed']} of {fresh[name]['missed']['all']['violating']}"
+            for name in ("halt", "caution")
+        )
+        halts = [fresh[name]["false_halts"] for name in ("halt", "surprise")]
+        console.print(
+            f"on fresh layouts: {rows}; in {60 * halts[0]['hours']:.1f} clean minutes {halts[0]['events']} false halts by "
+            f"risk, {halts[1]['events']} by surprise"
+        )
