@@ -8,11 +8,11 @@ setup(
     name=NAME,
     version="0.1.0",
     packages=find_packages(exclude=["test"]),
-    package_data={NAME: ["py.typed", "urdf/*.urdf"]},
+    package_data={NAME: ["py.typed", "urdf/*.urdf", "urdf/*.srdf"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
-        (f"share/{NAME}/urdf", glob("fosp_description/urdf/*.urdf")),
+        (f"share/{NAME}/urdf", glob("fosp_description/urdf/*.?rdf")),
     ],
     zip_safe=False,
     maintainer="FOSP maintainers",

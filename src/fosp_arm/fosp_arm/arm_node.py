@@ -20,7 +20,7 @@ from fosp_arm.mink_backend import MinkBackend
 from fosp_core.task import ARM_JOINTS, COMMAND_HZ, TOOL_SPEED_LIMIT
 from fosp_ros import names, qos, runner
 from fosp_ros.diagnostics import Diagnostics, Health, Level
-from fosp_ros.errors import MessageError
+from fosp_ros.errors import ConfigurationError, MessageError
 from fosp_ros.loop import SteadyLoop
 from fosp_ros.messages import joint_positions, linear_velocity
 from fosp_ros.parameters import Parameter, Parameters
@@ -29,7 +29,14 @@ from fosp_ros.stamps import age_s
 
 PARAMETERS = (
     Parameter("urdf", "", "Robot description file; empty: the one this project ships.", read_only=True),
-    Parameter("backend", "mink", "Inverse kinematics that moves the arm.", choices=("mink",), read_only=True),
+    Parameter("srdf", "", "MoveIt's description of the robot; empty: the one this project ships.", read_only=True),
+    Parameter("backend", "mink", "Inverse kinematics that moves the arm.", choices=("mink", "moveit"), read_only=True),
+    Parameter(
+        "dry_run",
+        False,
+        f"Everything but motion: joint targets go to {names.ARM_DRY_RUN} instead of the robot's controller.",
+        read_only=True,
+    ),
     Parameter(
         "command_timeout_s",
         0.05,
@@ -130,12 +137,13 @@ class ArmNode(Node):
             joint_speed_fraction=p.float("joint_speed_fraction"),
         )
         self._drift_limit_m = p.float("hold_drift_limit_m")
-        backend: IkBackend = MinkBackend(
-            p.string("urdf") or fosp_description.urdf_path(), settings.joint_margin_rad, settings.joint_speed_fraction
-        )
-        self._controller = ArmController(backend, settings)
+        self._controller = ArmController(_backend(p, settings), settings)
         self._reported = HoldReason.NO_COMMAND
-        self._trajectory = self.create_publisher(JointTrajectory, names.JOINT_TRAJECTORY, qos.TRAJECTORY)
+        dry_run = p.boolean("dry_run")
+        topic = names.ARM_DRY_RUN if dry_run else names.JOINT_TRAJECTORY
+        self._trajectory = self.create_publisher(JointTrajectory, topic, qos.TRAJECTORY)
+        if dry_run:
+            self.get_logger().warning(f"dry run: the arm is not moved, joint targets go to {topic}")
         self._diagnostics = Diagnostics(self, self._health, hardware_id="panda_arm")
         self._joint_states = PolledSubscription(self, JointState, names.JOINT_STATES, qos.JOINT_STATES)
         self._commands = PolledSubscription(self, TwistStamped, names.ARM_COMMAND, qos.COMMAND)
@@ -217,6 +225,20 @@ class ArmNode(Node):
             return Health(Level.WARN, f"holding: {controller.reason.value}", values)
         message = "moving" if controller.mode is Mode.MOVING else f"holding: {controller.reason.value}"
         return Health(Level.OK, message, values)
+
+
+def _backend(p: Parameters, settings: Settings) -> IkBackend:
+    urdf = p.string("urdf") or str(fosp_description.urdf_path())
+    margin, fraction = settings.joint_margin_rad, settings.joint_speed_fraction
+    if p.string("backend") == "mink":
+        return MinkBackend(urdf, margin, fraction)
+    try:
+        from fosp_arm.moveit_backend import MoveItBackend
+    except ImportError as error:
+        raise ConfigurationError(
+            f"backend moveit needs moveit_py, which is not installed ({error}); install it or use backend mink"
+        ) from error
+    return MoveItBackend(urdf, p.string("srdf") or str(fosp_description.srdf_path()), margin, fraction)
 
 
 def main(args: list[str] | None = None) -> int:

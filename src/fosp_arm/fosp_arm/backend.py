@@ -9,6 +9,12 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 
+GRIPPER_DOWN = np.diag([1.0, -1.0, -1.0])
+"""Orientation of the tool: z down, x along the base frame's x."""
+
+REST_POSTURE = np.array([0.0, -0.3, 0.0, -2.4, 0.0, 2.1, 0.785])
+"""Posture, rad, that the one redundant joint is drawn to; the tool hangs over the middle of the workspace."""
+
 
 class IkError(Exception):
     """No joint motion was found; the arm must hold."""

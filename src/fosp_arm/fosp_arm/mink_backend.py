@@ -9,15 +9,9 @@ import mink
 import mujoco
 import numpy as np
 
-from fosp_arm.backend import IkError, Vector
+from fosp_arm.backend import GRIPPER_DOWN, REST_POSTURE, IkError, Vector
 from fosp_core.task import ARM_JOINTS, TOOL_FRAME
 from fosp_ros.errors import ConfigurationError
-
-GRIPPER_DOWN = np.diag([1.0, -1.0, -1.0])
-"""Orientation of the tool: z down, x along the base frame's x."""
-
-REST_POSTURE = np.array([0.0, -0.3, 0.0, -2.4, 0.0, 2.1, 0.785])
-"""Posture, rad, that the one redundant joint is drawn to; the tool hangs over the middle of the workspace."""
 
 _SOLVER = "daqp"
 _ORIENTATION_COST = 0.5

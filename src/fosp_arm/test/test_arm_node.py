@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import threading
 from collections.abc import Iterator
@@ -179,4 +180,25 @@ def test_ending_in_motion_sends_the_measured_position() -> None:
 )
 def test_a_wrong_configuration_is_refused_by_name(changes: dict[str, Any], named: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=named), Bench(ArmNode, changes):
+        pass
+
+
+def test_dry_run_computes_everything_and_moves_nothing() -> None:
+    settings = {"command_timeout_s": 0.3, "joint_timeout_s": 1.0, "command_age_s": 2.0, "dry_run": True}
+    with ArmBench(ArmNode, settings) as bench:
+        planned = bench.listen(JointTrajectory, names.ARM_DRY_RUN, qos.TRAJECTORY)
+        bench.command = twist(FORWARD)
+        bench.until(lambda: len(planned) > 5 and bench.node._controller.mode is Mode.MOVING, "joint targets")
+        chain = bench.node._controller._backend
+        assert chain.tool(np.array(planned[-1].points[0].positions))[0] > bench.tool[0]
+        assert bench.sent == []
+        assert bench.client.count_publishers(names.JOINT_TRAJECTORY) == 0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("moveit") is not None, reason="MoveIt is installed here")
+def test_moveit_that_is_not_installed_is_named() -> None:
+    with (
+        pytest.raises(ConfigurationError, match="needs moveit_py, which is not installed"),
+        ArmBench(ArmNode, {"backend": "moveit"}),
+    ):
         pass

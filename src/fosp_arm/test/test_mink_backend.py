@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 import fosp_description
+from fosp_arm.backend import GRIPPER_DOWN, REST_POSTURE
 from fosp_arm.controller import ArmController, Mode, Settings
-from fosp_arm.mink_backend import GRIPPER_DOWN, REST_POSTURE, MinkBackend
+from fosp_arm.mink_backend import MinkBackend
 from fosp_core.task import TOOL_SPEED_LIMIT, WORKSPACE
 from fosp_ros.errors import ConfigurationError
 from fosp_ros.kinematics import Chain

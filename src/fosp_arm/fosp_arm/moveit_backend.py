@@ -1,0 +1,121 @@
+"""Inverse kinematics and collision checks by MoveIt (``moveit_py``, Jazzy or newer).
+
+Joint steps come from the Jacobian of MoveIt's robot model; one into the table, or of the arm into itself, is refused.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from geometry_msgs.msg import Pose
+from moveit.core.planning_scene import PlanningScene
+from moveit.core.robot_model import RobotModel
+from moveit.core.robot_state import RobotState
+from moveit_msgs.msg import CollisionObject
+from shape_msgs.msg import SolidPrimitive
+
+from fosp_arm.backend import GRIPPER_DOWN, REST_POSTURE, IkError, Vector
+from fosp_arm.damped import damped_step, rotation_error
+from fosp_core.task import ARM_JOINTS, BASE_FRAME, TOOL_FRAME
+from fosp_ros.errors import ConfigurationError
+
+GROUP: Final = "panda_arm"
+TABLE_SIZE: Final = (1.5, 1.9, 0.04)
+TABLE_CENTRE: Final = (0.45, 0.0, -0.021)
+"""A millimetre below the base, which stands on it."""
+
+
+class MoveItBackend:
+    """See ``IkBackend``."""
+
+    def __init__(
+        self, urdf: Path | str, srdf: Path | str, joint_margin_rad: float, joint_speed_fraction: float
+    ) -> None:
+        """Load the arm and a planning scene with the table.
+
+        Args:
+            urdf: robot description with the joints and the tool frame of the task.
+            srdf: MoveIt's description of the same arm, with the group ``panda_arm``.
+            joint_margin_rad: distance that joints keep from their limits.
+            joint_speed_fraction: part of the joint speed limits that is used, in (0, 1].
+
+        Raises:
+            ConfigurationError: the descriptions cannot be used.
+        """
+        limits = _limits(urdf)
+        self._position_limits, self._velocity_limits = limits[:, :2], limits[:, 2]
+        self._low = self._position_limits[:, 0] + joint_margin_rad
+        self._high = self._position_limits[:, 1] - joint_margin_rad
+        self._speed = joint_speed_fraction * self._velocity_limits
+        try:
+            model = RobotModel(str(urdf), str(srdf))
+        except RuntimeError as error:
+            raise ConfigurationError(f"{urdf}, {srdf}: MoveIt cannot load the robot: {error}") from error
+        self._scene: Any = PlanningScene(model)
+        self._scene.apply_collision_object(table())
+        self._state: Any = RobotState(model)
+        self._state.set_to_default_values()
+
+    @property
+    def position_limits(self) -> Vector:
+        """(7, 2) rad."""
+        return self._position_limits
+
+    @property
+    def velocity_limits(self) -> Vector:
+        """(7,) rad/s."""
+        return self._velocity_limits
+
+    def tool(self, positions: Vector) -> Vector:
+        """Tool position (3,) in metres."""
+        return self._pose(positions)[:3, 3]
+
+    def solve(self, positions: Vector, target: Vector, dt_s: float) -> Vector:
+        """One damped step of differential inverse kinematics; see ``IkBackend.solve``."""
+        pose = self._pose(positions)
+        error = np.concatenate([target - pose[:3, 3], rotation_error(pose[:3, :3], GRIPPER_DOWN)])
+        jacobian = np.asarray(self._state.get_jacobian(GROUP, TOOL_FRAME, np.zeros(3)))
+        step = damped_step(jacobian, error, REST_POSTURE - positions)
+        step *= min(1.0, float(np.min(self._speed * dt_s / np.maximum(np.abs(step), 1e-12))))
+        # Outside of the limits already: back in is allowed, further out is not.
+        solved = np.clip(positions + step, np.minimum(self._low, positions), np.maximum(self._high, positions))
+        self._set(solved)
+        if self._scene.is_state_colliding(self._state, GROUP, False):
+            raise IkError("the next step collides")
+        if not np.all(np.isfinite(solved)):
+            raise IkError("the solver returned values that are not finite")
+        return np.asarray(solved)
+
+    def _pose(self, positions: Vector) -> Vector:
+        self._set(positions)
+        return np.asarray(self._state.get_global_link_transform(TOOL_FRAME), dtype=np.float64)
+
+    def _set(self, positions: Vector) -> None:
+        self._state.set_joint_group_positions(GROUP, np.asarray(positions, dtype=np.float64))
+        self._state.update()
+
+
+def table() -> CollisionObject:
+    """The table as MoveIt's planning scene takes it."""
+    message = CollisionObject(id="table", operation=CollisionObject.ADD)
+    message.header.frame_id = BASE_FRAME
+    message.primitives = [SolidPrimitive(type=SolidPrimitive.BOX, dimensions=list(TABLE_SIZE))]
+    pose = Pose()
+    pose.position.x, pose.position.y, pose.position.z = TABLE_CENTRE
+    pose.orientation.w = 1.0
+    message.primitive_poses = [pose]
+    return message
+
+
+def _limits(urdf: Path | str) -> Vector:
+    """(7, 3): lowest and highest position, rad, and speed, rad/s."""
+    try:
+        joints = {j.get("name", ""): j.find("limit") for j in ElementTree.parse(urdf).getroot().findall("joint")}
+        found = [joints[name] for name in ARM_JOINTS]
+        rows = [[float(limit.get(k, "nan")) for k in ("lower", "upper", "velocity")] for limit in found]  # type: ignore[union-attr]
+    except (OSError, ElementTree.ParseError, KeyError, AttributeError) as error:
+        raise ConfigurationError(f"{urdf}: no limits of {', '.join(ARM_JOINTS)}: {error}") from error
+    return np.array(rows)
