@@ -18,6 +18,9 @@ setup(
     license="Apache-2.0",
     extras_require={"test": ["pytest"]},
     entry_points={
-        "console_scripts": ["fosp-train = fosp_trainer.cli:main"],
+        "console_scripts": [
+            "fosp-train = fosp_trainer.cli:main",
+            "trainer_node = fosp_trainer.trainer_node:main",
+        ],
     },
 )

@@ -51,6 +51,10 @@ class Arguments:
     dry_run: bool = field(default=False, metadata={"help": "everything but motion: nothing is sent to the arm"})
     namespace: str = field(default="", metadata={"help": "namespace of nodes, topics, services and actions"})
     scene: str = field(default="standard", metadata={"help": "scene of the episodes that operators start"})
+    trainer: bool = field(default=False, metadata={"help": "fine-tune rounds while deployed; needs torch"})
+    datasets: str = field(
+        default="", metadata={"help": "with trainer: earlier Minari datasets to mix in, separated by ':'"}
+    )
     rviz: bool = field(default=False, metadata={"help": "RViz with the operators' menu; needs RViz installed"})
     console: bool = field(default=False, metadata={"help": "operators' web page, on this host only"})
     console_port: int = field(default=8080, metadata={"help": "TCP port of the operators' web page"})
@@ -156,8 +160,26 @@ def nodes(arguments: Arguments) -> list[NodeSpec]:
             nice=5,
             respawn=True,
         ),
+        *([_trainer(arguments, records)] if arguments.trainer else []),
         *_operators(arguments),
     ]
+
+
+def _trainer(arguments: Arguments, records: str) -> NodeSpec:
+    """Yields to everything else: a round may take longer, a command may not."""
+    datasets = [str(Path(part).expanduser().absolute()) for part in arguments.datasets.split(":") if part]
+    parameters: dict[str, Any] = {
+        "models_root": str(Path(arguments.models_root).expanduser().absolute()),
+        "records_root": records,
+        "datasets": ":".join(datasets),
+        "use_sim_time": arguments.simulated_clock,
+    }
+    if arguments.sim == "none":
+        # a real robot's world is not the simulated one: the gate judges on held-out recorded episodes only
+        parameters["paired_episodes"] = 0
+    return NodeSpec(
+        "fosp_trainer", "trainer_node", names.TRAINER_NODE, parameters, lifecycle=True, nice=10, respawn=True
+    )
 
 
 def _gazebo(arguments: Arguments) -> list[NodeSpec]:
@@ -238,6 +260,7 @@ def services(arguments: Arguments) -> list[str]:
         names.SAFETY_LOAD_MODEL,
         names.POLICY_LOAD_MODEL,
         f"{names.RUN_EPISODES}/_action/send_goal",
+        *([f"{names.FINE_TUNE}/_action/send_goal"] if arguments.trainer else []),
     ]
 
 

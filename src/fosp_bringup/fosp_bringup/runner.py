@@ -283,6 +283,10 @@ class Options:
     """Stamp with the simulation's clock."""
     record_overview: bool = True
     """Record the overview camera too."""
+    trainer: bool = False
+    """Fine-tune rounds while deployed; needs torch."""
+    datasets: str = ""
+    """With --trainer: earlier Minari datasets to mix in, separated by ':'."""
     run_folder: Path | None = None
     """Folder for logs, parameters and records; by default runs/<time>."""
     remap: tuple[str, ...] = ()
@@ -307,6 +311,8 @@ def main() -> None:
             real_time_factor=options.real_time_factor,
             use_sim_time=options.use_sim_time,
             record_overview=options.record_overview,
+            trainer=options.trainer,
+            datasets=options.datasets,
         )
         print(f"logs and records: {folder}", flush=True)
         code = run(arguments, folder, options.when_node_exits, remap=options.remap)

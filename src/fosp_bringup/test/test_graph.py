@@ -47,6 +47,16 @@ def test_gazebo_takes_the_place_of_the_simulation_and_gives_the_time() -> None:
     assert set(specs[2].arguments[:2]) <= set(content["controller_manager"]["ros__parameters"])
 
 
+def test_trainer_is_an_option_that_yields_and_has_no_simulation_to_ask_on_a_real_robot() -> None:
+    assert "trainer_node" not in names_of(Arguments())
+    simulated = next(s for s in nodes(Arguments(trainer=True, datasets="a:/b")) if s.name == "trainer_node")
+    assert simulated.nice > max(s.nice for s in nodes(Arguments()))
+    assert simulated.parameters["datasets"] == f"{Path('a').absolute()}:/b"
+    assert "paired_episodes" not in simulated.parameters
+    real = next(s for s in nodes(Arguments(sim="none", trainer=True)) if s.name == "trainer_node")
+    assert real.parameters["paired_episodes"] == 0
+
+
 def test_robot_description_has_one_publisher_with_rviz_and_gazebo() -> None:
     assert names_of(Arguments(sim="gazebo", rviz=True)).count("robot_state_publisher") == 1
 

@@ -15,7 +15,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-
 RECORD_FILE: Final = "episode.json"
 FRAMES_FILE: Final = "episode.npz"
 """Of a recorded episode's folder: summary and steps, and the arrays of ``Episode``."""

@@ -119,6 +119,11 @@ def rollback(root: Path | str, task: str = _task.TASK) -> tuple[Entry, Entry]:
     return usable[-1], usable[-2]
 
 
+def discard(root: Path | str, name: str, task: str = _task.TASK) -> None:
+    """Delete a bundle of a round that is not in use; nothing happens when it is not there."""
+    shutil.rmtree(Path(root) / task / ROUNDS / name, ignore_errors=True)
+
+
 def prune(root: Path | str, keep: int = KEPT, protect: tuple[str, ...] = (), task: str = _task.TASK) -> list[str]:
     """Delete the oldest bundles of rounds, all but ``keep`` in use and ``keep`` others. Returns what went.
 
