@@ -503,16 +503,27 @@ def _rate(events: int, hours: float, confidence: float) -> dict[str, Any]:
 
 
 def _curves(violating: Sequence[Trace], clean: Sequence[Trace], settings: Settings) -> dict[str, Any]:
-    grid = [round(0.01 * i, 2) for i in range(1, 101)]
-    k = settings.lead_steps
-    vetoes = [alarms_per_hour([t.risk for t in clean], x) for x in grid]
-    halts = [alarms_per_hour([t.least_risk for t in clean], x) for x in grid]
+    grid = np.round(np.arange(1, 101) / 100, 2)
+
+    def recalls(least: bool) -> list[float] | None:
+        peaks = np.array([early_peak(t, settings.lead_steps, least=least) for t in violating])
+        return (peaks[:, None] >= grid).mean(0).tolist() if len(peaks) else None
+
+    def rates(rows: Sequence[Array]) -> list[float]:
+        events, steps = np.zeros(len(grid)), np.zeros(len(grid))
+        for row in rows:
+            at = np.searchsorted(np.maximum.accumulate(row), grid)  # the first decision that reaches the threshold
+            events += at < len(row)
+            steps += np.minimum(at + 1, len(row))
+        found: list[float] = (events / (steps * CONTROL_PERIOD_S / SECONDS_PER_HOUR)).tolist()
+        return found
+
     return {
-        "thresholds": grid,
-        "recall": [recall(violating, x, k) for x in grid],
-        "recall_by_halts": [recall(violating, x, k, least=True) for x in grid],
-        "false_halts_per_hour": [e / h for e, h in halts],
-        "false_vetoes_per_hour": [e / h for e, h in vetoes],
+        "thresholds": grid.tolist(),
+        "recall": recalls(least=False),
+        "recall_by_halts": recalls(least=True),
+        "false_halts_per_hour": rates([t.least_risk for t in clean]),
+        "false_vetoes_per_hour": rates([t.risk for t in clean]),
     }
 
 

@@ -70,7 +70,8 @@ def recall(axes: Axes, figures: Mapping[str, Any]) -> None:
     axes.annotate("asked", (0.01, asked), xycoords=("axes fraction", "data"), va="top", color=GREEN)
     _threshold(axes, figures)
     axes.set(xlabel="halt threshold", ylabel="recall", xlim=(0, 1), ylim=(0, 1.02))
-    axes.legend(loc="lower left", fontsize=8)
+    if curves["recall"] is not None:
+        axes.legend(loc="lower left", fontsize=8)
 
 
 def false_halts(axes: Axes, figures: Mapping[str, Any]) -> None:
@@ -115,9 +116,9 @@ def lead_time(axes: Axes, figures: Mapping[str, Any]) -> None:
         axes.legend(loc="upper right", fontsize=8)
 
 
-def _line(axes: Axes, x: Sequence[float], y: Sequence[float | None], color: str, label: str) -> None:
-    points = [(a, b) for a, b in zip(x, y, strict=True) if b is not None]
-    axes.plot([a for a, _ in points], [b for _, b in points], color=color, linewidth=1.5, label=label)
+def _line(axes: Axes, x: Sequence[float], y: Sequence[float] | None, color: str, label: str) -> None:
+    if y is not None:
+        axes.plot(x, y, color=color, linewidth=1.5, label=label)
 
 
 def _threshold(axes: Axes, figures: Mapping[str, Any]) -> None:

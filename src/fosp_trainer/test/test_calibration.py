@@ -248,6 +248,18 @@ def test_bound_holds_on_new_episodes_of_the_same_kind() -> None:
     assert np.mean(kept) >= 0.8
 
 
+def test_curves_agree_with_counting_one_threshold_at_a_time() -> None:
+    traces = separable(np.random.default_rng(12), 20, 20)
+    curves = c.calibrate(traces, Settings(), 3).figures["curves"]
+    clean = [t.risk for t in traces if t.group == "own"]
+    violating = [t for t in traces if t.group != "own"]
+    for i in (0, 20, 35, 39, 70, 99):
+        threshold = curves["thresholds"][i]
+        events, hours = c.alarms_per_hour(clean, threshold)
+        assert curves["false_vetoes_per_hour"][i] == pytest.approx(events / hours)
+        assert curves["recall"][i] == c.recall(violating, threshold, 2)
+
+
 def test_too_few_violations_are_told_and_the_smaller_claim_is_written() -> None:
     found = c.calibrate(separable(np.random.default_rng(5), violating=20), Settings(), 3)
     halt = found.figures["halt"]

@@ -190,6 +190,6 @@ def show(figures: dict[str, Any]) -> None:
         )
         halts = [fresh[name]["false_halts"] for name in ("halt", "surprise")]
         console.print(
-            f"on fresh layouts: {rows}; in {60 * halts[0]['hours']:.1f} clean minutes {halts[0]['events']} false halts by "
-            f"risk, {halts[1]['events']} by surprise"
+            f"on fresh layouts: {rows}; in {60 * halts[0]['hours']:.1f} clean minutes {halts[0]['events']} false halts "
+            f"by risk, {halts[1]['events']} by surprise"
         )
