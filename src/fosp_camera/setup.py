@@ -6,7 +6,7 @@ setup(
     name=NAME,
     version="0.1.0",
     packages=find_packages(exclude=["test"]),
-    package_data={NAME: ["py.typed"]},
+    package_data={NAME: ["py.typed", "*.png"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
@@ -18,6 +18,9 @@ setup(
     license="Apache-2.0",
     extras_require={"test": ["pytest"]},
     entry_points={
-        "console_scripts": ["camera_node = fosp_camera.camera_node:main"],
+        "console_scripts": [
+            "camera_node = fosp_camera.camera_node:main",
+            "fosp-camera-check = fosp_camera.check:main",
+        ],
     },
 )

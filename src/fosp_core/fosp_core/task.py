@@ -63,6 +63,11 @@ class Box:
 WORKSPACE: Final = Box(low=(0.2, -0.3, 0.03), high=(0.8, 0.3, 0.16))
 """The white square, and the heights the tool keeps to."""
 
+CAMERA_POSITION: Final = (1.15, 0.0, 0.85)
+CAMERA_TARGET: Final = (0.50, 0.0, 0.03)
+CAMERA_FOVY_DEG: Final = 42.0
+"""The training view: a level camera opposite the robot that has the target in the middle of its picture."""
+
 SEED_RANGES: Final = {
     "evaluation": (0, 1_000_000),
     "calibration": (1_000_000, 2_000_000),

@@ -46,9 +46,9 @@ REACH_RADIUS_MAX: Final = 0.73
 """Where the gripper can point straight down at every height of the workspace."""
 BORDER_M: Final = 0.02
 
-CAMERA_POSITION: Final = (1.15, 0.0, 0.85)
-CAMERA_TARGET: Final = (0.50, 0.0, 0.03)
-CAMERA_FOVY_DEG: Final = 42.0
+CAMERA_POSITION: Final = task.CAMERA_POSITION
+CAMERA_TARGET: Final = task.CAMERA_TARGET
+CAMERA_FOVY_DEG: Final = task.CAMERA_FOVY_DEG
 
 GREEN: Final[Rgb] = (0.10, 0.60, 0.16)
 RED: Final[Rgb] = (0.85, 0.07, 0.06)
