@@ -7,6 +7,7 @@ follows the brightness of the image. Ctrl-C keeps what was measured.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -16,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from recording import record
+from recording import RESULTS, record
 from rich.console import Console
 from rich.table import Table
 
-from fosp_bringup.faults.catalogue import ELSEWHERE
+from fosp_bringup.faults.catalogue import ELSEWHERE, FAULTS
 from fosp_bringup.faults.suite import Outcome, Suite, UnknownFaultError, chosen
 
 
@@ -36,6 +37,8 @@ class Options:
     """Print the faults and end."""
     name: str = "faults"
     """Name of the result file."""
+    merge: bool = False
+    """Keep what the result file says of other faults."""
     keep: Path | None = None
     """Folder for logs and records, kept afterwards; by default a temporary one."""
 
@@ -55,16 +58,22 @@ def table(outcomes: list[Outcome]) -> Table:
 
 def figures_of(outcomes: list[Outcome], options: Options, load_before: float, interrupted: bool) -> dict[str, Any]:
     """For the result file."""
+    measured_at = {"load_before": round(load_before, 2), "niceness": os.nice(0)}
+    new = {outcome.fault.name: {**outcome.figures(), **measured_at} for outcome in outcomes}
+    path = RESULTS / f"{options.name}.json"
+    old: dict[str, Any] = {}
+    if options.merge and path.exists():
+        old = {fault["name"]: fault for fault in json.loads(path.read_text(encoding="utf-8"))["figures"]["faults"]}
+    merged = {**old, **new}
+    results = [merged[fault.name] for fault in FAULTS if fault.name in merged]
     return {
         "interrupted": interrupted,
-        "load_before": round(load_before, 2),
-        "niceness": os.nice(0),
-        "repeats": options.repeats,
-        "passed": sum(o.passed for o in outcomes),
-        "failed": sum(not o.passed and not o.skipped for o in outcomes),
-        "skipped": sum(bool(o.skipped) for o in outcomes),
+        "passed": sum(result["passed"] for result in results),
+        "failed": sum(not result["passed"] and not result["skipped"] for result in results),
+        "skipped": sum(bool(result["skipped"]) for result in results),
+        "not_injected": [fault.name for fault in FAULTS if fault.name not in merged],
         "tested_elsewhere": ELSEWHERE,
-        "faults": [outcome.figures() for outcome in outcomes],
+        "faults": results,
     }
 
 
@@ -106,7 +115,7 @@ def main(options: Options) -> int:
     print(f"{figures['passed']} passed, {figures['failed']} failed, {figures['skipped']} skipped; raw data in {path}")
     if interrupted:
         return 130
-    return 1 if figures["failed"] else 0
+    return 0 if all(outcome.passed or outcome.skipped for outcome in outcomes) else 1
 
 
 def _line(outcome: Outcome) -> str:
@@ -114,9 +123,11 @@ def _line(outcome: Outcome) -> str:
     if outcome.skipped:
         return f"{name}: skipped, {outcome.skipped}"
     times = f", hold {min(outcome.holds_ms):.0f} to {max(outcome.holds_ms):.0f} ms" if outcome.holds_ms else ""
+    disturbed = sum(trial.disturbed for trial in outcome.trials)
+    busy = f", machine busy in {disturbed}" if disturbed else ""
     late = f", {outcome.late} late (limit {outcome.fault.limit_ms:g} ms)" if outcome.late else ""
     problems = f": {'; '.join(outcome.problems)}" if outcome.problems else ""
-    return f"{name}: {'pass' if outcome.passed else 'FAIL'}{times}{late}{problems}"
+    return f"{name}: {'pass' if outcome.passed else 'FAIL'}{times}{late}{busy}{problems}"
 
 
 def _ms(value: float | None) -> str:

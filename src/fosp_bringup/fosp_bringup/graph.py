@@ -25,6 +25,10 @@ ACTION_PARTS: Final = ("send_goal", "cancel_goal", "get_result", "feedback", "st
 SIMULATED_FUTURE_S: Final = 0.05
 """How far stamps may lie ahead of a simulated clock; the age of what is received is bounded by the steady clock."""
 
+OPERATOR_WAIT_S: Final = 300.0
+"""Longest wait for an operator who lays out a scene."""
+GAZEBO_WAIT_S: Final = 60.0
+
 
 class GraphError(Exception):
     """The graph cannot be put together or started; the message says what to change."""
@@ -140,12 +144,17 @@ def nodes(arguments: Arguments) -> list[NodeSpec]:
         )
     elif arguments.sim == "gazebo":
         world = _gazebo(arguments)
-    elif arguments.camera:
+    if arguments.sim == "none":
+        world.append(NodeSpec("fosp_sim", "task_evaluator", names.TASK_EVALUATOR, clock, role="robot"))
+    if arguments.sim == "none" and arguments.camera:
         source = {"source": arguments.camera, **clock}
         world.append(NodeSpec("fosp_camera", "camera_node", names.CAMERA_NODE, source, role="robot", respawn=True))
     if arguments.arm_backend == "servo":
         raise GraphError("arm_backend:=servo is not available yet; use arm_backend:=ik or arm_backend:=moveit")
     arm = {"backend": "moveit" if arguments.arm_backend == "moveit" else "mink", "dry_run": arguments.dry_run, **clock}
+    # An operator lays out the scenes of a real robot, and Gazebo's arm takes its time to get to the start.
+    waits_s = {"none": OPERATOR_WAIT_S, "gazebo": GAZEBO_WAIT_S}
+    patience = {"ready_timeout_s": waits_s[arguments.sim]} if arguments.sim in waits_s else {}
     records = str(Path(arguments.records_root).expanduser().absolute())
     return [
         *world,
@@ -156,7 +165,7 @@ def nodes(arguments: Arguments) -> list[NodeSpec]:
             "fosp_episodes",
             "episode_node",
             names.EPISODE_NODE,
-            {"records_root": records, "record_overview": arguments.record_overview, **clock},
+            {"records_root": records, "record_overview": arguments.record_overview, **patience, **clock},
             nice=5,
             respawn=True,
         ),
@@ -252,9 +261,10 @@ def remappings(arguments: Arguments) -> list[tuple[str, str]]:
 
 def services(arguments: Arguments) -> list[str]:
     """Services that exist when the graph is ready."""
-    world = [names.SCENE_RESET, names.SCENE_START, names.SCENE_STOP] if arguments.sim != "none" else []
     return [
-        *world,
+        names.SCENE_RESET,
+        names.SCENE_START,
+        names.SCENE_STOP,
         names.SAFETY_HALT,
         names.SAFETY_RESET,
         names.SAFETY_LOAD_MODEL,

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fosp_bringup.graph import SIMULATED_FUTURE_S, Arguments, GraphError, nodes, parameters_yaml, services
+from fosp_bringup.graph import (
+    OPERATOR_WAIT_S,
+    SIMULATED_FUTURE_S,
+    Arguments,
+    GraphError,
+    nodes,
+    parameters_yaml,
+    services,
+)
 from fosp_core.task import ARM_JOINTS
 
 
@@ -20,8 +28,8 @@ def test_simulation_graph_has_every_part_once() -> None:
     assert names_of(Arguments()) == ["simulation_node", "arm_node", "safety_monitor", "policy_node", "episode_node"]
 
 
-def test_real_robot_with_a_camera_gets_the_camera_node_instead_of_the_simulation() -> None:
-    assert names_of(Arguments(sim="none", camera="0"))[0] == "camera_node"
+def test_real_robot_with_a_camera_gets_evaluator_and_camera_node_instead_of_the_simulation() -> None:
+    assert names_of(Arguments(sim="none", camera="0"))[:2] == ["task_evaluator", "camera_node"]
 
 
 def test_real_robot_with_its_own_camera_node_gets_neither() -> None:
@@ -99,8 +107,11 @@ def test_parameters_are_written_as_a_ros_parameter_file() -> None:
     assert content["/policy_node"]["ros__parameters"]["bundle"] == "safereach/a"
 
 
-def test_graph_without_simulation_waits_for_no_scene_service() -> None:
-    assert not [s for s in services(Arguments(sim="none")) if "scene" in s]
+def test_scenes_are_served_with_and_without_a_simulation_and_an_operator_is_waited_for() -> None:
+    assert services(Arguments(sim="none")) == services(Arguments())
+    episodes = next(spec for spec in nodes(Arguments(sim="none")) if spec.name == "episode_node")
+    assert episodes.parameters["ready_timeout_s"] == OPERATOR_WAIT_S
+    assert "ready_timeout_s" not in next(s for s in nodes(Arguments()) if s.name == "episode_node").parameters
 
 
 def test_monitor_allows_for_the_steps_of_a_simulated_clock_and_for_nothing_else() -> None:

@@ -57,6 +57,7 @@ _ACTION: Final = (0.0, 0.6, 0.0)
 """Sideways at 0.18 m/s: away from the obstacles of the layout and for three seconds within the workspace."""
 _HISTORY: Final = 3000
 _STEP_S: Final = 1e-3
+_STALL_STEP_S: Final = 0.01
 _SEED: Final = 0
 
 _RELAYED: Final = (
@@ -112,6 +113,7 @@ class Rig:
         self.statuses: deque[tuple[float, SafetyStatus]] = deque(maxlen=_HISTORY)
         self.errors: list[Exception] = []
         self.false_starts = 0
+        self._stalls: deque[tuple[float, float]] = deque(maxlen=_HISTORY)
 
     def __enter__(self) -> Rig:
         domain = free_domain()
@@ -151,6 +153,7 @@ class Rig:
         self._open = True
         self._spinner = threading.Thread(target=self._spin, daemon=True)
         self._spinner.start()
+        threading.Thread(target=self._watch_machine, daemon=True).start()
         try:
             wanted = graph.services(graph.Arguments())
             self.until(lambda: not missing_services(self.node, wanted), "the graph", START_TIMEOUT_S)
@@ -305,6 +308,17 @@ class Rig:
         return hold_after(trigger, list(self.commands), list(self.targets), list(self.tools), time.monotonic())
 
     # -- what is received -------------------------------------------------------------------------------------
+
+    def stall_since(self, start: float) -> float:
+        """Longest time, s, that a thread of this process waited in vain for a processor since then."""
+        return max((stall for at, stall in list(self._stalls) if at >= start), default=0.0)
+
+    def _watch_machine(self) -> None:
+        while self._open:
+            before = time.monotonic()
+            time.sleep(_STALL_STEP_S)
+            now = time.monotonic()
+            self._stalls.append((now, now - before - _STALL_STEP_S))
 
     def _on_command(self, message: TwistStamped) -> None:
         moves = bool(linear_velocity(message).any())

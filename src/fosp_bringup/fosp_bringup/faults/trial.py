@@ -16,6 +16,7 @@ Trigger = Callable[[], "float | None"]
 
 COMMAND_GAP_S: Final = 0.1
 """Silence of the monitor after which the arm holds by itself."""
+STALL_LIMIT_MS: Final = 20.0
 QUIET_S: Final = 0.3
 LATCH_S: Final = 0.4
 PATIENCE_S: Final = 8.0
@@ -34,6 +35,13 @@ class Trial:
     """What services said."""
     problems: list[str] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
+    stall_ms: float = 0.0
+    """Longest time that the measuring process waited for a processor during the trial."""
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether the machine was too busy with other things for the times to say anything of the graph."""
+        return self.stall_ms > STALL_LIMIT_MS
 
     def demand(self, condition: object, problem: str) -> None:
         """Note a problem when the condition does not hold."""
