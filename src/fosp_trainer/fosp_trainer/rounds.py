@@ -95,7 +95,7 @@ def resolve_runs(records: Path, names: Iterable[str]) -> tuple[Path, ...]:
         if not folder.is_dir():
             raise UserError(f"{name!r}: no such folder in {root}")
         folders.append(folder)
-    return tuple(folders) or (newest_run(records),)
+    return tuple(folders) or (newest_run(root),)
 
 
 def read_runs(runs: Sequence[Path]) -> tuple[list[Episode], list[str]]:
