@@ -117,5 +117,6 @@ def test_a_fault_passes_only_when_every_trial_held_in_time_and_without_a_problem
     assert not outcome(at_rest).passed
     assert not outcome(good, Trial(held=good.held, problems=["broken"])).passed
     assert not outcome().passed
+    assert not good.disturbed and Trial(stall_ms=50.0).disturbed
     assert outcome(Trial(), limit_ms=None).passed
     assert outcome(good, late).figures()["hold_arm_ms"]["max"] == 140.0
