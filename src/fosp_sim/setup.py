@@ -20,6 +20,7 @@ setup(
     entry_points={
         "console_scripts": [
             "gazebo_node = fosp_sim.gazebo_node:main",
+            "task_evaluator = fosp_sim.evaluator_node:main",
             "simulation_node = fosp_sim.simulation_node:main",
             "fosp-collect = fosp_sim.collect:main",
         ],

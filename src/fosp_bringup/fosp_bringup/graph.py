@@ -53,6 +53,7 @@ class Arguments:
     record_overview: bool = field(default=True, metadata={"help": "record the overview camera for videos"})
     arm_backend: str = field(default="ik", metadata={"help": "what moves the arm: ik, servo or moveit"})
     dry_run: bool = field(default=False, metadata={"help": "everything but motion: nothing is sent to the arm"})
+    parameters: str = field(default="", metadata={"help": "ROS parameter file; what it says comes before our own"})
     namespace: str = field(default="", metadata={"help": "namespace of nodes, topics, services and actions"})
     scene: str = field(default="standard", metadata={"help": "scene of the episodes that operators start"})
     trainer: bool = field(default=False, metadata={"help": "fine-tune rounds while deployed; needs torch"})
@@ -74,6 +75,8 @@ class Arguments:
             raise GraphError(f"arm_backend must be one of {', '.join(ARM_BACKENDS)}, got {self.arm_backend!r}")
         if self.namespace and not all(part.isidentifier() for part in self.namespace.strip("/").split("/")):
             raise GraphError(f"namespace must be names joined by '/', got {self.namespace!r}")
+        if self.parameters and not Path(self.parameters).expanduser().is_file():
+            raise GraphError(f"parameters: no such file: {self.parameters}")
         if not 1 <= self.console_port <= 65535:
             raise GraphError(f"console_port must be in [1, 65535], got {self.console_port}")
         try:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Final
 
 from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler, Shutdown
@@ -88,6 +89,7 @@ def _action(spec: NodeSpec, arguments: Arguments) -> Node:
     if spec.nice:
         prefix.append(f"nice -n {spec.nice}")
     parameters = dict(spec.parameters)
+    overriding = [str(Path(arguments.parameters).expanduser().absolute())] if arguments.parameters else []
     environment = {"PYTHONUNBUFFERED": "1"}
     if spec.package == "ros_gz_sim":
         # Where Gazebo looks for gz_ros2_control.
@@ -108,8 +110,8 @@ def _action(spec: NodeSpec, arguments: Arguments) -> Node:
         "additional_env": environment,
     }
     if _managed(spec):
-        return LifecycleNode(**options, parameters=[{**parameters, "autostart": False}])
-    return Node(**options, parameters=[parameters])
+        return LifecycleNode(**options, parameters=[{**parameters, "autostart": False}, *overriding])
+    return Node(**options, parameters=[parameters, *overriding])
 
 
 def _managed(spec: NodeSpec) -> bool:

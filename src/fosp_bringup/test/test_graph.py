@@ -82,6 +82,7 @@ def test_gazebo_in_a_namespace_is_refused() -> None:
         ({"real_time_factor": "fast"}, "real_time_factor must be a number"),
         ({"real_time_factor": "0"}, "real_time_factor must be > 0"),
         ({"real_time_factor": "2"}, "needs use_sim_time"),
+        ({"parameters": "/absent.yaml"}, "parameters: no such file: /absent.yaml"),
         ({"use_sim_time": "maybe"}, "use_sim_time must be true or false"),
     ],
 )
@@ -137,3 +138,16 @@ def test_arm_gets_its_backend_and_a_dry_run_by_argument() -> None:
     assert (arm(arm_backend="moveit")["backend"], arm(dry_run=True)["dry_run"]) == ("moveit", True)
     with pytest.raises(GraphError, match="servo is not available yet"):
         arm(arm_backend="servo")
+
+
+@pytest.mark.parametrize("name", ["franka.yaml", "ros2_control_arm.yaml"])
+def test_parameter_files_name_nodes_and_parameters_that_exist(name: str) -> None:
+    from fosp_arm import arm_node
+    from fosp_sim import evaluator_node
+
+    declared = {"/arm_node": arm_node.PARAMETERS, "/task_evaluator": evaluator_node.PARAMETERS}
+    content = yaml.safe_load((Path(__file__).parents[1] / "config" / name).read_text())
+    for node, given in content.items():
+        known = {p.name: p for p in declared[node]}
+        for parameter, value in given["ros__parameters"].items():
+            assert known[parameter].fault(value) == ""

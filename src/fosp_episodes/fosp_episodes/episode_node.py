@@ -355,8 +355,10 @@ class EpisodeNode(Node):
     # --- what a run needs of the graph (called in its thread) ---------------------------------------------------
 
     def reset_scene(self, scene: str, seed: int, episode_id: int) -> Reply:
-        """Ask the simulation for a scene."""
-        return self._call(self._reset_scene, ResetScene.Request(scene=scene, seed=seed, episode_id=episode_id))
+        """Ask the simulation for a scene, or an operator, who takes longer."""
+        request = ResetScene.Request(scene=scene, seed=seed, episode_id=episode_id)
+        wait_s = max(SERVICE_TIMEOUT_S, self._settings.float("ready_timeout_s"))
+        return self._call(self._reset_scene, request, wait_s, interruptible=True)
 
     def start_scene(self) -> Reply:
         """Ask the simulation to start the episode."""
@@ -405,15 +407,27 @@ class EpisodeNode(Node):
             log, self._log, self._recorder = self._log, [], None
             return log
 
-    def _call(self, client: Client[Any, Any], request: Any) -> Reply:
-        answer = self._answer(client, request)
+    def _call(
+        self,
+        client: Client[Any, Any],
+        request: Any,
+        timeout_s: float = SERVICE_TIMEOUT_S,
+        interruptible: bool = False,
+    ) -> Reply:
+        answer = self._answer(client, request, timeout_s, interruptible)
         if answer is None:
             return Reply(False, f"{client.service_name} does not answer")
         return Reply(bool(answer.success), str(answer.message))
 
-    def _answer(self, client: Client[Any, Any], request: Any) -> Any:
-        """Answer of a service; None when it is not there, does not answer in time, or this node is closing."""
-        limit = time.monotonic() + SERVICE_TIMEOUT_S
+    def _answer(
+        self,
+        client: Client[Any, Any],
+        request: Any,
+        timeout_s: float = SERVICE_TIMEOUT_S,
+        interruptible: bool = False,
+    ) -> Any:
+        """Answer of a service; None when it is not there, does not answer in time, or is not waited for any more."""
+        limit = time.monotonic() + timeout_s
         while not client.service_is_ready():
             if self._closing or time.monotonic() > limit:
                 return None
@@ -422,7 +436,8 @@ class EpisodeNode(Node):
         future = client.call_async(request)
         future.add_done_callback(lambda _: finished.set())
         while not finished.wait(0.05):
-            if self._closing or time.monotonic() > limit:
+            stopped = self._closing or (interruptible and bool(self._interruption))
+            if stopped or time.monotonic() > limit:
                 client.remove_pending_request(future)
                 return None
         return future.result()
