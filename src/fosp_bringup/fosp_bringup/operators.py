@@ -204,7 +204,7 @@ class Graph:
                 if self._trainer is None:
                     done("Fine-tune round: this installation has no trainer")
                 else:
-                    self._send(self._trainer, self._fine_tune_type.Goal(), say, done, _plain_progress)
+                    self._send(self._trainer, self._fine_tune_type.Goal(), say, done, _round_progress)
             elif order is Order.CANCEL:
                 if self._goal is None:
                     done("Cancel: nothing is running")
@@ -293,6 +293,8 @@ def _episode_progress(feedback: Any) -> str:
     return f"episode {feedback.episode + 1} of {feedback.count}, step {feedback.step}"
 
 
-def _plain_progress(feedback: Any) -> str:
-    parts = [f"{name} {getattr(feedback, name)}" for name in feedback.get_fields_and_field_types()]
-    return "fine-tuning: " + ", ".join(parts)
+def _round_progress(feedback: Any) -> str:
+    losses = dict(zip(feedback.loss_names, feedback.losses, strict=False))
+    told = f"fine-tuning: {feedback.stage.replace('_', ' ')} {feedback.step} of {feedback.steps}"
+    told += f", loss {losses['loss']:.3g}" if "loss" in losses else ""
+    return told + (f", {feedback.seconds_left:.0f} s left" if math.isfinite(feedback.seconds_left) else "")
