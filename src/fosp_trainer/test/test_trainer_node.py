@@ -1,0 +1,168 @@
+"""The trainer node over DDS, with monitor and policy played by the bench and rounds that take no time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from action_msgs.msg import GoalStatus
+from rclpy.action.client import ActionClient
+
+from fosp_core import models, task
+from fosp_core.bundle import newest, update_manifest
+from fosp_core.testing import make_bundle
+from fosp_interfaces.action import FineTune
+from fosp_interfaces.srv import LoadModel
+from fosp_ros import names
+from fosp_ros.testing import Bench
+from fosp_trainer import rounds
+from fosp_trainer.fine_tune import Cancelled, Progress, Report
+from fosp_trainer.gate import Check, Verdict
+from fosp_trainer.trainer_node import TrainerNode
+
+pytest.importorskip("onnx")
+
+
+class Graph(Bench[TrainerNode]):
+    """The trainer between a monitor and a policy that load what they are told, unless told to refuse."""
+
+    def __enter__(self) -> Graph:
+        super().__enter__()
+        self.loaded: dict[str, list[str]] = {names.SAFETY_LOAD_MODEL: [], names.POLICY_LOAD_MODEL: []}
+        self.refusing: dict[str, list[str]] = {name: [] for name in self.loaded}
+        """Reasons with which the next requests are refused."""
+        for name in self.loaded:
+            self.client.create_service(LoadModel, name, self._answer(name))
+        self.trainer: Any = ActionClient(self.client, FineTune, names.FINE_TUNE)
+        self.until(self.trainer.server_is_ready, "the trainer")
+        return self
+
+    def _answer(self, name: str) -> Callable[[Any, Any], Any]:
+        def answer(request: Any, response: Any) -> Any:
+            if self.refusing[name]:
+                response.message = self.refusing[name].pop(0)
+            else:
+                self.loaded[name].append(request.bundle)
+                response.success = True
+            return response
+
+        return answer
+
+    def begin(self, heard: list[Any], **goal: Any) -> Any:
+        """Handle of an accepted goal."""
+        sent = self.trainer.send_goal_async(FineTune.Goal(**goal), feedback_callback=lambda m: heard.append(m.feedback))
+        self.until(sent.done, "the goal's acceptance")
+        return sent.result()
+
+    def end(self, handle: Any) -> Any:
+        """Status and result of a goal."""
+        done = handle.get_result_async()
+        self.until(done.done, "the end of the round")
+        return done.result()
+
+    def tune(self, **goal: Any) -> Any:
+        """Result of a round."""
+        return self.end(self.begin([], **goal)).result
+
+
+class Rounds:
+    """Stands for ``rounds.run_round``: writes a bundle; waits at ``hold`` where told to."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.promoted, self.hold = root, True, threading.Event()
+        self.hold.set()
+        self.orders: list[rounds.Order] = []
+
+    def __call__(self, order: rounds.Order, on_step: Callable[[Progress], bool]) -> rounds.Outcome:
+        self.orders.append(order)
+        going = on_step(Progress("critics", 1, 2, {"loss": 0.5}, 3.0))
+        while going and not self.hold.wait(0.02):
+            going = on_step(Progress("critics", 1, 2, {"loss": 0.5}, 3.0))
+        if not going:
+            raise Cancelled("cancelled in stage critics")
+        name = rounds.next_id(self.root, order.current.name)
+        bundle = make_bundle(self.root / task.TASK / models.ROUNDS / name)
+        origin = {"parent": order.current.name, "created": "2026-01-01T00:00:00+00:00"}
+        verdict = Verdict((Check("latency", self.promoted, 1.0, 2.0, "told"),))
+        bundle = update_manifest(bundle, provenance=origin, evaluation={"gate": verdict.to_json()})
+        return rounds.Outcome(bundle, verdict, Report(2, 0, 3, 0), ())
+
+
+@pytest.fixture
+def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rounds:
+    make_bundle(tmp_path / "models" / task.TASK / "v1")
+    (tmp_path / "records" / "run" / "episode_0000").mkdir(parents=True)
+    (tmp_path / "records" / "run" / "episode_0000" / "episode.json").write_text("{}")
+    stand_in = Rounds(tmp_path / "models")
+    monkeypatch.setattr(rounds, "run_round", stand_in)
+    return stand_in
+
+
+@pytest.fixture
+def graph(tmp_path: Path, ran: Rounds) -> Iterator[Graph]:
+    folders = {"models_root": str(tmp_path / "models"), "records_root": str(tmp_path / "records")}
+    with Graph(TrainerNode, folders) as bench:
+        yield bench
+
+
+def test_passed_round_is_loaded_by_monitor_and_policy_and_is_what_graphs_start_with(graph: Graph, ran: Rounds) -> None:
+    heard: list[Any] = []
+    result = graph.end(graph.begin(heard, steps=2, seed=3)).result
+    assert result.success and result.active and result.bundle == "safereach/v1-r1", result.message
+    assert list(graph.loaded.values()) == [["safereach/v1-r1"]] * 2
+    assert newest(ran.root).name == "v1-r1"
+    assert (ran.orders[0].steps, ran.orders[0].seed, ran.orders[0].current.name) == (2, 3, "v1")
+    assert [f.stage for f in heard] == ["critics", "swap", "swap"]
+    assert (heard[0].step, list(heard[0].loss_names), list(heard[0].losses)) == (1, ["loss"], [0.5])
+
+
+def test_refused_round_changes_nothing_and_says_why(graph: Graph, ran: Rounds) -> None:
+    ran.promoted = False
+    result = graph.tune()
+    assert not result.success and "refused by the gate: told" in result.message
+    assert '"promoted": false' in result.gate_report and result.bundle == "safereach/.rounds/v1-r1"
+    assert not any(graph.loaded.values()) and newest(ran.root).name == "v1"
+
+
+def test_manual_promotion_waits_for_an_operator(graph: Graph, ran: Rounds) -> None:
+    result = graph.tune(promote=FineTune.Goal.MANUAL)
+    assert result.success and not result.active and "waits for an operator" in result.message
+    assert not any(graph.loaded.values()) and models.find(ran.root, "v1-r1").state == "waiting"
+
+
+def test_when_the_policy_refuses_the_monitor_goes_back_and_the_bundle_is_put_aside(graph: Graph, ran: Rounds) -> None:
+    graph.refusing[names.POLICY_LOAD_MODEL] = ["damaged"]
+    result = graph.tune()
+    assert not result.success and not result.active and "policy_node did not load" in result.message
+    assert graph.loaded[names.SAFETY_LOAD_MODEL] == ["safereach/v1-r1", "safereach/v1"]
+    assert newest(ran.root).name == "v1" and models.find(ran.root, "v1-r1").path.parent.name == models.ROUNDS
+
+
+def test_swap_waits_for_the_end_of_an_episode(graph: Graph, ran: Rounds) -> None:
+    graph.refusing[names.SAFETY_LOAD_MODEL] = ["refused: an episode is running; models are changed at rest"] * 2
+    assert graph.tune().active
+    assert graph.loaded[names.SAFETY_LOAD_MODEL] == ["safereach/v1-r1"]
+
+
+def test_second_goal_is_refused_and_a_cancelled_round_ends_as_cancelled(graph: Graph, ran: Rounds) -> None:
+    ran.hold.clear()
+    heard: list[Any] = []
+    first = graph.begin(heard)
+    graph.until(lambda: heard, "feedback")
+    second = graph.tune()
+    assert not second.success and "another round is going on" in second.message
+    first.cancel_goal_async()
+    ended = graph.end(first)
+    assert ended.status == GoalStatus.STATUS_CANCELED and "cancelled in stage critics" in ended.result.message
+    ran.hold.set()
+    assert graph.tune().success, "the next round works"
+
+
+def test_what_a_killed_round_left_is_removed_at_the_start(tmp_path: Path, ran: Rounds) -> None:
+    left = tmp_path / "models" / task.TASK / models.ROUNDS / ".v1-r1-abc"
+    left.mkdir(parents=True)
+    with Graph(TrainerNode, {"models_root": str(tmp_path / "models"), "records_root": str(tmp_path / "records")}):
+        assert not left.exists()
