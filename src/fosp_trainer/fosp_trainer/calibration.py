@@ -27,6 +27,8 @@ Array = NDArray[np.float64]
 
 HORIZON_STEPS: Final = 10
 """A step counts as dangerous when a violation follows within so many steps."""
+LARGEST_CLAIM: Final = 0.5
+"""A bound above this promises nothing that is worth the name; no confidence is claimed then."""
 LEAST_THRESHOLD: Final = 0.01
 SECONDS_PER_HOUR: Final = 3600.0
 
@@ -310,7 +312,7 @@ def choose(scores: Array, settings: Settings, affordable: float) -> Choice:
             if math.isfinite(wanted)
             else "too many violations come before any decision could have been early enough"
         )
-    if bound >= 1.0:
+    if bound > LARGEST_CLAIM:
         return Choice(affordable, 1.0, 0.0, False, reason)
     return Choice(affordable, bound, settings.confidence, False, reason)
 

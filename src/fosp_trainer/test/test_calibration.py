@@ -276,6 +276,13 @@ def test_blind_risk_claims_nothing() -> None:
     assert not found.figures["halt"]["reached"] and "the price allows" in found.figures["halt"]["reason"]
 
 
+def test_a_bound_above_one_half_is_no_claim() -> None:
+    scores = np.r_[np.full(60, 0.1), np.full(40, 0.9)]
+    assert c.choose(scores, Settings(), affordable=0.5).confidence == 0.0
+    fewer = c.choose(np.r_[scores[:20], scores[60:]], Settings(), affordable=0.5)
+    assert fewer.confidence == 0.95 and 20 / 60 < fewer.missed_rate < 0.5
+
+
 def test_no_violation_at_all_claims_nothing() -> None:
     found = c.calibrate(separable(np.random.default_rng(7), violating=0), Settings(), 3)
     assert found.thresholds.confidence == 0.0 and found.figures["halt"]["recall"] is None
