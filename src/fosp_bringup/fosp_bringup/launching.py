@@ -18,6 +18,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
+from launch_ros.parameter_descriptions import ParameterValue
 from lifecycle_msgs.msg import Transition
 
 from fosp_bringup import graph, runner
@@ -88,7 +89,11 @@ def _action(spec: NodeSpec, arguments: Arguments) -> Node:
     prefix = ["setpriv --pdeathsig TERM --"] if shutil.which("setpriv") else []
     if spec.nice:
         prefix.append(f"nice -n {spec.nice}")
-    parameters = dict(spec.parameters)
+    # Texts stay texts: launch may read "2024", or XML with a colon, as YAML.
+    parameters = {
+        name: ParameterValue(value, value_type=str) if isinstance(value, str) else value
+        for name, value in spec.parameters.items()
+    }
     overriding = [str(Path(arguments.parameters).expanduser().absolute())] if arguments.parameters else []
     environment = {"PYTHONUNBUFFERED": "1"}
     if spec.package == "ros_gz_sim":
