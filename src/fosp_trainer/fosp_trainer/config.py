@@ -386,8 +386,10 @@ class FineTuneConfig:
     actor_updates: int = 2
     batch: int = 128
     """Transitions in a batch of critics and pi_on."""
-    imagined_batch: int = 16
-    """States of a critic batch from which rollouts are imagined; 0 is off."""
+    imagined_batch: int = 0
+    """States of a critic batch from which rollouts are imagined; 0 is off: they cost half of an update, and the world
+    model has hardly seen the new scene.
+    """
     own_share: float = 0.5
     """Share of every batch from the new episodes, where there are old ones to mix in."""
     replay_episodes: int = 60
@@ -475,7 +477,9 @@ def _debug() -> Config:
             probe_every=30, checkpoint_every=10,
         ),
         online=OnlineConfig(episodes=6, critic_steps=5, actor_steps=5),
-        fine_tune=FineTuneConfig(steps=3, critic_updates=2, actor_updates=2, batch=32, replay_episodes=4),
+        fine_tune=FineTuneConfig(
+            steps=3, critic_updates=2, actor_updates=2, batch=32, imagined_batch=4, replay_episodes=4
+        ),
         hardware=HardwareConfig(threads=1),
         lookahead=3,
     )  # fmt: skip
