@@ -203,12 +203,73 @@ def test_arm_holds_when_the_launcher_is_killed_in_motion(
     assert world.interrupt() == 0
 
 
+def test_real_robot_in_a_dry_run_is_laid_out_by_an_operator_and_never_moved(
+    launch: Launch, models: Path, tmp_path: Path, domain: int, eventually: Any
+) -> None:
+    import numpy as np
+    from geometry_msgs.msg import PointStamped
+    from sensor_msgs.msg import Image, JointState
+    from std_srvs.srv import Trigger
+    from trajectory_msgs.msg import JointTrajectory
+
+    from fosp_bringup.client import GraphClient
+    from fosp_core import task
+    from fosp_ros import names, qos
+    from fosp_ros.images import to_message
+    from fosp_ros.testing import plain_image
+    from fosp_sim.world import HOME, ArmKinematics
+
+    parameters = ROOT / "src/fosp_bringup/config/franka.yaml"
+    launcher = launch(
+        *("fosp_bringup", "safereach.launch.py", "sim:=none", "dry_run:=true", f"parameters:={parameters}"),
+        *folders(models, tmp_path),
+    )
+    positions = ArmKinematics().solve(np.array(HOME), np.array([0.4, -0.1, 0.1]), iterations=60).tolist()
+    with GraphClient() as client:
+        node = client.node
+        joints = node.create_publisher(JointState, names.JOINT_STATES, qos.JOINT_STATES)
+        images = node.create_publisher(Image, names.CAMERA_IMAGE, qos.IMAGE)
+        goals = node.create_publisher(PointStamped, "/clicked_point", 1)
+        moved: list[Any] = []
+        planned: list[Any] = []
+        node.create_subscription(JointTrajectory, names.JOINT_TRAJECTORY, moved.append, qos.TRAJECTORY)
+        node.create_subscription(JointTrajectory, names.ARM_DRY_RUN, planned.append, qos.TRAJECTORY)
+
+        def arm() -> None:
+            message = JointState(name=list(task.ARM_JOINTS), position=positions, effort=[0.0] * 7)
+            message.header.stamp = node.get_clock().now().to_msg()
+            joints.publish(message)
+
+        def camera() -> None:
+            images.publish(to_message(plain_image(), node.get_clock().now().to_msg(), "camera"))
+
+        def click() -> None:
+            message = PointStamped()
+            message.header.frame_id, message.point.x, message.point.y = task.BASE_FRAME, 0.6, 0.15
+            goals.publish(message)
+
+        node.create_timer(0.02, arm)
+        node.create_timer(0.1, camera)
+        node.create_timer(0.5, click)
+        wait_for_graph(client, launcher, eventually)
+        ready = node.create_client(Trigger, names.TASK_READY)
+        # The operator says that the scene is there; refused for as long as nobody asked for one.
+        node.create_timer(1.0, lambda: ready.call_async(Trigger.Request()))
+        result = run_episodes(client)
+    assert result.success, result.message
+    assert [(e.aborted, e.success) for e in result.episodes] == [(False, False)]
+    assert "dry run: the arm is not moved" in launcher.output
+    assert planned and not moved
+    assert launcher.interrupt() == 0
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
         ("simm:=mujoco", "unknown argument 'simm'; did you mean 'sim'?"),
         ("sim:=unity", "sim must be one of mujoco, gazebo, none, got 'unity'"),
         ("real_time_factor:=fast", "real_time_factor must be a number, got 'fast'"),
+        ("parameters:=absent.yaml", "parameters: no such file: absent.yaml"),
         ("scene:=kitchen", "unknown scene 'kitchen'"),
         ("bundle:=safereach/absent", "no such bundle"),
     ],
