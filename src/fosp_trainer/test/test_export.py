@@ -91,6 +91,8 @@ def test_monitored_pilot_moves_when_all_is_well_and_halts_on_danger(tmp_path: Pa
     pilot = Pilot(make_bundle(tmp_path / "test"), monitor=True)
     proprio = np.array([0.5, 0.0, 0.1], np.float32)
     safe, bright = (np.full((64, 64, 3), level, np.uint8) for level in (60, 242))
+    for image in (safe, bright):  # stripes of the same mean: an image of one value is refused
+        image[:16], image[16:32] = image[0, 0] + 12, image[0, 0] - 12
     steered = pilot.act(safe, proprio)
     assert steered.action.any() and not steered.halted
     steered = pilot.act(bright, proprio)
