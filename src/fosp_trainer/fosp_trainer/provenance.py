@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from fosp_trainer.errors import UserError
 
 
 def provenance(**more: Any) -> dict[str, Any]:
@@ -18,6 +22,21 @@ def provenance(**more: Any) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **more,
     }
+
+
+def write_result(path: Path, result: Mapping[str, Any], allow_nan: bool = True) -> None:
+    """Write figures with their provenance as JSON, making the folder where it is missing.
+
+    Raises:
+        UserError: the file cannot be written.
+        ValueError: a figure is not finite and ``allow_nan`` is off.
+    """
+    text = json.dumps({**result, "provenance": provenance()}, indent=1, allow_nan=allow_nan)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}") from error
 
 
 def commit() -> str:

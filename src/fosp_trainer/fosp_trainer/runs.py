@@ -9,8 +9,16 @@ from fosp_trainer import checkpoint
 from fosp_trainer import config as configuration
 from fosp_trainer.agent import Agent
 from fosp_trainer.checkpoint import Checkpoint
-from fosp_trainer.config import ConfigError
+from fosp_trainer.config import Config, ConfigError
 from fosp_trainer.errors import UserError
+
+
+def load_config(run: Path) -> Config:
+    """The configuration of a run folder; raises ``UserError`` where there is no run."""
+    file = run / "config.json"
+    if not file.is_file():
+        raise UserError(f"{run} holds no run (no config.json); train first with fosp-train pretrain")
+    return configuration.load(file)
 
 
 def load_run(run: Path, proposals: int | None = None) -> tuple[Agent, Checkpoint]:
@@ -22,10 +30,7 @@ def load_run(run: Path, proposals: int | None = None) -> tuple[Agent, Checkpoint
     Raises:
         UserError: no run, no checkpoint, or training is not finished.
     """
-    file = run / "config.json"
-    if not file.is_file():
-        raise UserError(f"{run} holds no run (no config.json); train first with fosp-train pretrain")
-    config = configuration.load(file)
+    config = load_config(run)
     if proposals is not None:
         try:
             config = dataclasses.replace(config, proposals=dataclasses.replace(config.proposals, count=proposals))

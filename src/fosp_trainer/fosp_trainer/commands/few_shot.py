@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -46,7 +45,7 @@ def run(command: FewShot) -> None:
     """Run the experiment, print a table, write the file."""
     from fosp_core.bundle import BundleError
     from fosp_trainer.few_shot import few_shot
-    from fosp_trainer.provenance import provenance
+    from fosp_trainer.provenance import write_result
 
     try:
         result = few_shot(
@@ -57,11 +56,7 @@ def run(command: FewShot) -> None:
     except (BundleError, ValueError) as error:
         raise UserError(str(error)) from error
     if command.json is not None:
-        try:
-            command.json.parent.mkdir(parents=True, exist_ok=True)
-            command.json.write_text(json.dumps({**result, "provenance": provenance()}, indent=1) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {command.json}: {error}") from error
+        write_result(command.json, result)
     if not command.quiet:
         show(result)
 

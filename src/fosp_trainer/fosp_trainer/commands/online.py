@@ -26,15 +26,12 @@ class Online:
 
 def run(command: Online) -> None:
     """Resume the run and go through the rounds."""
-    from fosp_trainer import config as configuration
     from fosp_trainer.data import concatenate, read_dataset, split
     from fosp_trainer.online import online
     from fosp_trainer.pretrain import Trainer
+    from fosp_trainer.runs import load_config
 
-    file = command.run / "config.json"
-    if not file.is_file():
-        raise UserError(f"{command.run} holds no run (no config.json); train first with fosp-train pretrain")
-    config = configuration.load(file)
+    config = load_config(command.run)
     if config.stages.mode != "staged":
         raise UserError(f"{command.run} was trained in mode {config.stages.mode}; rounds need cached latents (staged)")
     train, held_out = split(concatenate([read_dataset(source) for source in command.data]), config.data.held_out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -39,7 +38,7 @@ def run(command: Shifts) -> None:
     from fosp_core.safety import Limits
     from fosp_trainer.calibration import Trace, detection
     from fosp_trainer.evaluation import Drive, traced_episodes
-    from fosp_trainer.provenance import provenance
+    from fosp_trainer.provenance import write_result
 
     if command.episodes <= 0 or command.workers <= 0:
         raise UserError(f"episodes and workers must be > 0, got {command.episodes} and {command.workers}")
@@ -68,12 +67,7 @@ def run(command: Shifts) -> None:
         },
     }
     if command.json is not None:
-        try:
-            command.json.parent.mkdir(parents=True, exist_ok=True)
-            text = json.dumps({**result, "provenance": provenance()}, indent=1, allow_nan=False)
-            command.json.write_text(text + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {command.json}: {error}") from error
+        write_result(command.json, result, allow_nan=False)
     if not command.quiet:
         show(result)
 
