@@ -5,13 +5,25 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.node import Node
+from rclpy.task import Future
+from std_srvs.srv import Trigger
 
-from fosp_bringup.operators import Desk, Order, Sight
+from fosp_bringup import operators
+from fosp_bringup.operators import Desk, Graph, Order, Sight
+from fosp_bringup.waiting import Waits
+from fosp_interfaces.action import RunEpisodes
+from fosp_interfaces.msg import SafetyStatus
+from fosp_interfaces.srv import LoadModel
+from fosp_ros import names, qos
+from fosp_ros.testing import Bench
 
 
 class Recorder:
@@ -92,6 +104,235 @@ def test_chosen_candidate_stands_out_and_points_along_its_action() -> None:
     assert online.color.a > offline.color.a and online.scale.x > offline.scale.x
     assert online.points[1].y > online.points[0].y and online.points[1].x == online.points[0].x
     assert "probability unknown" in drawn["status"].text
+
+
+def test_every_wait_ends_once_with_what_was_waited_for_or_with_a_reason() -> None:
+    now, ended, there = [0.0], list[str](), [False]
+    waits = Waits(lambda: now[0])
+    waits.add(lambda: there[0], lambda: ended.append("there"), waits.after(2.0, "late"), ended.append)
+    waits.add(lambda: False, lambda: ended.append("never"), waits.after(1.0, "late"), ended.append)
+    waits.poll()
+    assert ended == [] and len(waits) == 2
+    now[0] = 1.0
+    waits.poll()
+    assert ended == ["late"] and len(waits) == 1
+    there[0], now[0] = True, 9.0
+    waits.poll()
+    waits.poll()
+    assert ended == ["late", "there"] and len(waits) == 0
+
+
+def test_what_comes_back_in_time_was_not_away() -> None:
+    now, there, reasons = [0.0], [True], list[str]()
+    waits = Waits(lambda: now[0])
+    waits.add(lambda: False, lambda: None, waits.absent(lambda: there[0], 2.0, "gone"), reasons.append)
+    for present in (False, True, False):
+        there[0], now[0] = present, now[0] + 1.5
+        waits.poll()
+    assert reasons == []
+    now[0] += 1.5
+    waits.poll()
+    assert reasons == ["gone"]
+
+
+class OperatorNode(Node):
+    """An operator's tool without a face."""
+
+    def __init__(self, models: Path) -> None:
+        super().__init__("operator")
+        self.graph = Graph(self, models, "standard")
+        self.desk = Desk(self.graph)
+
+
+class OperatorBench(Bench[OperatorNode]):
+    """Plays the graph that is late, silent or absent."""
+
+    @property
+    def desk(self) -> Desk:
+        return self.node.desk
+
+    def order(self, order: Order) -> None:
+        self.desk.ask(order)
+        self.desk.confirm()
+
+    def reads(self, text: str) -> None:
+        """Wait until the operator's line says ``text``."""
+        self.until(lambda: text in self.desk.line, f"the words {text!r}")
+
+    def serve(self, kind: Any, name: str, answers: bool = True) -> list[Any]:
+        """Offer a service; what it was asked."""
+        asked: list[Any] = []
+
+        async def answer(request: Any, response: Any) -> Any:
+            asked.append(request)
+            if not answers:
+                await Future()
+            response.success, response.message = True, "as you wish"
+            return response
+
+        # One that does not answer keeps no other from answering.
+        self.client.create_service(kind, name, answer, callback_group=ReentrantCallbackGroup())
+        return asked
+
+
+class Episodes:
+    """An episode server whose goals end when they are told to."""
+
+    def __init__(self, node: Node) -> None:
+        self.asked: list[Any] = []
+        self.cancelled: list[Any] = []
+        self.acceptance: Future[bool] = Future()
+        self.ends: Future[str] = Future()
+        # A coroutine goes on when something wakes its executor.
+        node.create_timer(0.05, lambda: None)
+        self.server = ActionServer(
+            node,
+            RunEpisodes,
+            names.RUN_EPISODES,
+            self._run,
+            goal_callback=self._on_goal,
+            cancel_callback=self._on_cancel,
+            callback_group=ReentrantCallbackGroup(),
+        )
+
+    def leave(self, node: Node) -> None:
+        """Take the server away, in the thread that serves it."""
+
+        def destroy() -> None:
+            timer.cancel()
+            self.server.destroy()
+
+        timer = node.create_timer(0.01, destroy)
+
+    async def _on_goal(self, goal: Any) -> GoalResponse:
+        self.asked.append(goal)
+        await self.acceptance
+        return GoalResponse.ACCEPT
+
+    def _on_cancel(self, handle: Any) -> CancelResponse:
+        self.cancelled.append(handle)
+        return CancelResponse.ACCEPT
+
+    async def _run(self, handle: Any) -> RunEpisodes.Result:
+        message = await self.ends
+        handle.succeed()
+        return RunEpisodes.Result(success=True, message=message)
+
+
+@pytest.fixture
+def bench(models: Path) -> Iterator[OperatorBench]:
+    with OperatorBench(lambda: OperatorNode(models)) as it:
+        yield it
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operators who give up soon."""
+    for name in ("KNOWN_S", "ANSWER_S", "LOAD_S", "GONE_S"):
+        monkeypatch.setattr(operators, name, 1.0)
+
+
+def test_order_waits_for_a_node_that_is_not_known_yet(bench: OperatorBench) -> None:
+    bench.order(Order.RESET)
+    bench.reads("Reset after a halt: waiting for /fosp/safety/reset")
+    assert bench.desk.running is Order.RESET
+    asked = bench.serve(Trigger, names.SAFETY_RESET)
+    bench.reads("Reset after a halt: as you wish")
+    assert len(asked) == 1 and bench.desk.running is None
+
+
+def test_halt_reaches_a_monitor_that_turns_up_late_while_something_else_waits(bench: OperatorBench) -> None:
+    bench.order(Order.RUN)
+    bench.desk.ask(Order.HALT)
+    asked = bench.serve(Trigger, names.SAFETY_HALT)
+    bench.until(lambda: asked, "the halt")
+    assert bench.desk.running is Order.RUN
+
+
+def test_order_to_a_node_that_never_turns_up_ends_with_its_name(bench: OperatorBench, hasty: None) -> None:
+    bench.order(Order.RESET)
+    bench.reads("nobody offered /fosp/safety/reset within 1 s; is the graph running?")
+    assert bench.desk.running is None
+    asked = bench.serve(Trigger, names.SAFETY_RESET)
+    bench.order(Order.HOME)
+    bench.reads("Bring the arm home: nobody offered /fosp/arm/home within 1 s; is the graph running?")
+    assert not asked
+
+
+def test_order_to_a_silent_node_ends_with_its_name(bench: OperatorBench, hasty: None) -> None:
+    asked = bench.serve(Trigger, names.SAFETY_RESET, answers=False)
+    bench.order(Order.RESET)
+    bench.reads("Reset after a halt: /fosp/safety/reset did not answer within 1 s")
+    assert len(asked) == 1 and bench.desk.running is None
+
+
+def test_monitor_gets_its_model_back_when_the_policy_is_silent(bench: OperatorBench, hasty: None) -> None:
+    status = bench.client.create_publisher(SafetyStatus, names.SAFETY_STATUS, qos.STATUS)
+    status.publish(SafetyStatus(model_id="tiny"))
+    bench.until(lambda: bench.node.graph.sight().model_id == "tiny", "the status")
+    monitor = bench.serve(LoadModel, names.SAFETY_LOAD_MODEL)
+    bench.serve(LoadModel, names.POLICY_LOAD_MODEL, answers=False)
+    bench.order(Order.PROMOTE)
+    bench.reads("/fosp/policy/load_model did not answer within 1 s")
+    bench.until(lambda: len(monitor) == 2, "the former model")
+    assert [request.bundle for request in monitor] == ["safereach/tiny", "safereach/tiny"]
+
+
+def test_run_waits_for_an_episode_node_that_is_not_known_yet(bench: OperatorBench) -> None:
+    bench.order(Order.RUN)
+    bench.reads("Run episodes: waiting for /fosp/episodes/run")
+    episodes = Episodes(bench.client)
+    episodes.acceptance.set_result(True)
+    bench.until(lambda: episodes.asked, "the goal")
+    episodes.ends.set_result("1 episode")
+    bench.reads("1 episode")
+    assert bench.desk.running is None and len(episodes.asked) == 1
+
+
+def test_run_without_an_episode_node_ends_with_its_name(bench: OperatorBench, hasty: None) -> None:
+    bench.order(Order.RUN)
+    bench.reads("Run episodes: nobody offered /fosp/episodes/run within 1 s; is the graph running?")
+    assert bench.desk.running is None
+
+
+def test_run_that_is_cancelled_while_it_waits_never_begins(bench: OperatorBench) -> None:
+    bench.order(Order.RUN)
+    bench.desk.ask(Order.CANCEL)
+    bench.reads("Run episodes: cancelled before it began")
+    episodes = Episodes(bench.client)
+    bench.until(bench.node.graph._episodes.server_is_ready, "the server")
+    bench.desk.ask(Order.CANCEL)
+    bench.reads("nothing is running")
+    assert not episodes.asked
+
+
+def test_run_that_a_silent_node_takes_after_all_is_cancelled(bench: OperatorBench, hasty: None) -> None:
+    episodes = Episodes(bench.client)
+    bench.order(Order.RUN)
+    bench.until(lambda: episodes.asked, "the goal")
+    bench.reads("Run episodes: /fosp/episodes/run did not answer within 1 s")
+    episodes.acceptance.set_result(True)
+    bench.until(lambda: episodes.cancelled, "the request to cancel")
+
+
+def test_run_ends_when_its_node_goes_away(bench: OperatorBench, hasty: None) -> None:
+    episodes = Episodes(bench.client)
+    episodes.acceptance.set_result(True)
+    bench.order(Order.RUN)
+    bench.until(lambda: bench.node.graph._run is not None and bench.node.graph._run._handle, "the goal")
+    episodes.leave(bench.client)
+    bench.reads("Run episodes: /fosp/episodes/run went away while it ran")
+    assert bench.desk.running is None
+
+
+def test_request_to_cancel_that_has_no_effect_is_told(bench: OperatorBench, hasty: None) -> None:
+    episodes = Episodes(bench.client)
+    episodes.acceptance.set_result(True)
+    bench.order(Order.RUN)
+    bench.until(lambda: bench.node.graph._run is not None and bench.node.graph._run._handle, "the goal")
+    bench.desk.ask(Order.CANCEL)
+    bench.reads("Run episodes: /fosp/episodes/run does not answer the request to cancel")
+    assert episodes.cancelled and bench.desk.running is None
 
 
 @pytest.mark.system

@@ -11,6 +11,8 @@ from typing import Final
 
 import numpy as np
 import viser
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 
@@ -71,7 +73,8 @@ class ConsoleNode(Node):
         self._confirm.on_click(lambda _: self._desk.confirm())
         self._dismiss.on_click(lambda _: self._desk.dismiss())
         self.create_subscription(Image, names.CAMERA_IMAGE, self._on_image, qos.IMAGE)
-        self.create_timer(PERIOD_S, self._show)
+        # A simulated clock may stand still; the picture does not.
+        self.create_timer(PERIOD_S, self._show, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def close(self) -> None:
         """Close the page."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from visualization_msgs.msg import (
@@ -63,7 +65,8 @@ class MenuServer:
         self._updates = node.create_publisher(InteractiveMarkerUpdate, f"{topic}/update", profile)
         node.create_subscription(InteractiveMarkerFeedback, f"{topic}/feedback", self._on_feedback, profile)
         node.create_service(GetInteractiveMarkers, f"{topic}/get_interactive_markers", self._on_get)
-        node.create_timer(KEEP_ALIVE_S, self._keep_alive)
+        # A simulated clock may stand still; without a sign of life RViz takes the menu away.
+        node.create_timer(KEEP_ALIVE_S, self._keep_alive, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def show(self, entries: Sequence[str], line: str) -> None:
         """Replace menu and description; clients hear of it when something changed."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -15,9 +16,12 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from rclpy.action.client import ActionClient
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 
+from fosp_bringup.waiting import Waits, any_of
 from fosp_core.bundle import BundleError, newest
 from fosp_interfaces.action import RunEpisodes
 from fosp_interfaces.msg import PolicyDecision, SafetyStatus
@@ -30,6 +34,7 @@ class Order(Enum):
 
     RUN = "Run episodes"
     CANCEL = "Cancel"
+    HOME = "Bring the arm home"
     FINE_TUNE = "Fine-tune round"
     PROMOTE = "Promote the newest model"
     ROLL_BACK = "Roll back the model"
@@ -39,6 +44,19 @@ class Order(Enum):
 
 IMMEDIATE: Final = frozenset({Order.HALT, Order.CANCEL})
 """Stopping needs no confirmation."""
+
+
+KNOWN_S: Final = 10.0
+"""Longest wait for a node to be known: one that has just started is not known at once."""
+ANSWER_S: Final = 10.0
+"""Longest wait for the answer to a plain request."""
+LOAD_S: Final = 60.0
+"""Longest wait for a model to be loaded."""
+HOME_S: Final = 90.0
+"""Longest way of the arm to its start, planning included."""
+GONE_S: Final = 5.0
+"""How long the server of a running order may be away before the order counts as lost."""
+_POLL_S: Final = 0.05
 
 
 class Hands(Protocol):
@@ -160,7 +178,11 @@ def sight(decision: PolicyDecision | None, status: SafetyStatus | None) -> Sight
 
 
 class Graph:
-    """Orders over ROS, and the newest messages. Its callbacks run in the executor of ``node``."""
+    """Orders over ROS, and the newest messages. Its callbacks run in the executor of ``node``.
+
+    No order is lost on a node that is not known yet, and none waits for ever: it ends when the node does not turn up,
+    does not answer, or goes away.
+    """
 
     def __init__(self, node: Node, models_root: Path, scene: str, episodes: Callable[[], int] = lambda: 1) -> None:
         self._node = node
@@ -170,7 +192,7 @@ class Graph:
         self._decision: PolicyDecision | None = None
         self._status: SafetyStatus | None = None
         self._loaded: list[str] = []
-        self._goal: Any = None
+        self._run: _Run | None = None
         self._seed = 0
         self._episodes: ActionClient[Any, Any, Any] = ActionClient(node, RunEpisodes, names.RUN_EPISODES)
         # The trainer is an option of the installation.
@@ -178,12 +200,21 @@ class Graph:
         self._fine_tune_type: Any = fine_tune
         self._trainer: Any = ActionClient(node, fine_tune, names.FINE_TUNE) if fine_tune is not None else None
         self._triggers = {
-            Order.HALT: node.create_client(Trigger, names.SAFETY_HALT),
-            Order.RESET: node.create_client(Trigger, names.SAFETY_RESET),
+            order: node.create_client(Trigger, name)
+            for order, name in (
+                (Order.HALT, names.SAFETY_HALT),
+                (Order.RESET, names.SAFETY_RESET),
+                (Order.HOME, names.ARM_HOME),
+            )
         }
+        self._stop_homing = node.create_client(Trigger, names.ARM_HOME_CANCEL)
+        self._is_homing = False
         self._loaders = [node.create_client(LoadModel, n) for n in (names.SAFETY_LOAD_MODEL, names.POLICY_LOAD_MODEL)]
         node.create_subscription(PolicyDecision, names.POLICY_DECISION, self._on_decision, qos.DECISION)
         node.create_subscription(SafetyStatus, names.SAFETY_STATUS, self._on_status, qos.STATUS)
+        self._waits = Waits(time.monotonic)
+        # A simulated clock may stand still; people who wait for an answer don't.
+        node.create_timer(_POLL_S, self._waits.poll, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def sight(self) -> Sight:
         """What to show now."""
@@ -191,92 +222,162 @@ class Graph:
 
     def carry_out(self, order: Order, say: Callable[[str], None], done: Callable[[str], None]) -> None:
         """Begin an order; see ``Hands``."""
+
+        def end(text: str) -> None:
+            done(f"{order.value}: {text}")
+
+        def tell(text: str) -> None:
+            say(f"{order.value}: {text}")
+
         try:
-            if order in self._triggers:
-                self._call(
-                    self._triggers[order], Trigger.Request(), lambda a: done(f"{order.value}: {a.message}"), done
-                )
+            if order is Order.HOME:
+                self._home(tell, end)
+            elif order in self._triggers:
+                client = self._triggers[order]
+                self._call(client, Trigger.Request(), lambda answer: end(answer.message), tell, end, ANSWER_S)
             elif order is Order.RUN:
                 goal = RunEpisodes.Goal(scene=self._scene, count=self._count(), seed=self._seed)
-                self._send(self._episodes, goal, say, done, _episode_progress)
+                self._send(self._episodes, names.RUN_EPISODES, goal, say, done, tell, end, _episode_progress)
                 self._seed += self._count()
             elif order is Order.FINE_TUNE:
                 if self._trainer is None:
-                    done("Fine-tune round: this installation has no trainer")
+                    end("this installation has no trainer")
                 else:
-                    self._send(self._trainer, self._fine_tune_type.Goal(), say, done, _round_progress)
+                    goal = self._fine_tune_type.Goal()
+                    self._send(self._trainer, names.FINE_TUNE, goal, say, done, tell, end, _round_progress)
             elif order is Order.CANCEL:
-                if self._goal is None:
-                    done("Cancel: nothing is running")
-                else:
-                    self._goal.cancel_goal_async()
-                    say("Cancel: asked")
+                self._cancel(tell, end)
             elif order is Order.PROMOTE:
                 target = newest(self._models_root).resolve().relative_to(self._models_root.resolve())
-                self._load(str(target), order, done)
+                self._load(str(target), tell, end)
+            elif len(self._loaded) < 2:
+                end("no earlier model is known here")
             else:
-                if len(self._loaded) < 2:
-                    done("Roll back: no earlier model is known here")
-                    return
-                self._load(self._loaded[-2], order, done)
+                self._load(self._loaded[-2], tell, end)
         except BundleError as error:
-            done(f"{order.value}: {error}")
+            end(str(error))
 
-    def _load(self, bundle: str, order: Order, done: Callable[[str], None]) -> None:
-        """Load into the monitor, then into the policy; when the policy refuses, the monitor goes back."""
+    def _home(self, tell: Callable[[str], None], end: Callable[[str], None]) -> None:
+        def ended(text: str) -> None:
+            self._is_homing = False
+            end(text)
+
+        self._is_homing = True
+        request, client = Trigger.Request(), self._triggers[Order.HOME]
+        self._call(client, request, lambda answer: ended(answer.message), tell, ended, HOME_S)
+
+    def _cancel(self, tell: Callable[[str], None], end: Callable[[str], None]) -> None:
+        if self._is_homing:
+            self._call(self._stop_homing, Trigger.Request(), lambda answer: end(answer.message), tell, end, ANSWER_S)
+        elif self._run is None:
+            end("nothing is running")
+        else:
+            self._run.cancel()
+            tell("asked")
+
+    def _load(self, bundle: str, tell: Callable[[str], None], end: Callable[[str], None]) -> None:
+        """Load into the monitor, then into the policy; when the policy does not, the monitor goes back."""
         monitor, policy = self._loaders
         before = self._loaded[-1] if self._loaded else ""
+
+        def failed(text: str) -> None:
+            if before:
+                monitor.call_async(LoadModel.Request(bundle=before))
+            end(text)
 
         def policy_answered(answer: Any) -> None:
             if answer.success:
                 known = self._loaded if bundle not in self._loaded else self._loaded[: self._loaded.index(bundle)]
                 self._loaded = [*known, bundle]
-                done(f"{order.value}: {bundle} is active")
-                return
-            if before:
-                monitor.call_async(LoadModel.Request(bundle=before))
-            done(f"{order.value}: the policy refused: {answer.message}")
+                end(f"{bundle} is active")
+            else:
+                failed(f"the policy refused: {answer.message}")
 
         def monitor_answered(answer: Any) -> None:
             if answer.success:
-                self._call(policy, LoadModel.Request(bundle=bundle), policy_answered, done)
+                self._call(policy, LoadModel.Request(bundle=bundle), policy_answered, tell, failed, LOAD_S)
             else:
-                done(f"{order.value}: the monitor refused: {answer.message}")
+                end(f"the monitor refused: {answer.message}")
 
-        self._call(monitor, LoadModel.Request(bundle=bundle), monitor_answered, done)
+        self._call(monitor, LoadModel.Request(bundle=bundle), monitor_answered, tell, end, LOAD_S)
 
-    def _call(self, client: Any, request: Any, then: Callable[[Any], None], done: Callable[[str], None]) -> None:
+    def _call(
+        self,
+        client: Any,
+        request: Any,
+        then: Callable[[Any], None],
+        tell: Callable[[str], None],
+        end: Callable[[str], None],
+        answer_s: float,
+    ) -> None:
+        """Ask a service as soon as it is known; ``then`` gets the answer, ``end`` why there is none."""
+        name = client.srv_name
+
+        def send() -> None:
+            future = client.call_async(request)
+
+            def given_up(reason: str) -> None:
+                client.remove_pending_request(future)
+                end(reason)
+
+            silent = self._waits.after(answer_s, f"{name} did not answer within {answer_s:g} s")
+            gone = self._waits.absent(client.service_is_ready, GONE_S, f"{name} went away before it answered")
+            self._waits.add(future.done, lambda: then(future.result()), any_of(silent, gone), given_up)
+
         if not client.service_is_ready():
-            done(f"{client.srv_name} does not answer; is the graph running?")
-            return
-        client.call_async(request).add_done_callback(lambda future: then(future.result()))
+            tell(f"waiting for {name}")
+        absent = self._waits.after(KNOWN_S, _nobody(name))
+        self._waits.add(client.service_is_ready, send, absent, end)
 
     def _send(
         self,
         client: Any,
+        name: str,
         goal: Any,
         say: Callable[[str], None],
         done: Callable[[str], None],
+        tell: Callable[[str], None],
+        end: Callable[[str], None],
         progress: Callable[[Any], str],
     ) -> None:
-        if not client.server_is_ready():
-            done("the action server does not answer; is the graph running?")
-            return
+        """Send a goal as soon as its server is known, and wait for the result for as long as the server is there."""
+        run = self._run = _Run(self._waits)
 
-        def ended(future: Any) -> None:
-            self._goal = None
-            done(future.result().result.message)
+        def finished(text: str) -> None:
+            self._run = None
+            done(text)
 
-        def accepted(future: Any) -> None:
-            handle = future.result()
+        def lost(reason: str) -> None:
+            self._run = None
+            end(reason)
+
+        def accepted(handle: Any) -> None:
             if not handle.accepted:
-                done("refused; another run may be going on")
+                lost("refused; another run may be going on")
                 return
-            self._goal = handle
-            handle.get_result_async().add_done_callback(ended)
+            run.on_accepted(handle)
+            result = handle.get_result_async()
+            gone = self._waits.absent(client.server_is_ready, GONE_S, f"{name} went away while it ran")
+            over = any_of(run.unanswered(f"{name} does not answer the request to cancel"), gone)
+            self._waits.add(result.done, lambda: finished(result.result().result.message), over, lost)
 
-        sent = client.send_goal_async(goal, feedback_callback=lambda message: say(progress(message.feedback)))
-        sent.add_done_callback(accepted)
+        def send() -> None:
+            sent = client.send_goal_async(
+                goal, feedback_callback=lambda message: say(progress(message.feedback)) if self._run is run else None
+            )
+
+            def given_up(reason: str) -> None:
+                # What is accepted after all would run behind the operator's back.
+                sent.add_done_callback(_cancel_when_accepted)
+                lost(reason)
+
+            silent = self._waits.after(ANSWER_S, f"{name} did not answer within {ANSWER_S:g} s")
+            self._waits.add(sent.done, lambda: accepted(sent.result()), silent, given_up)
+
+        if not client.server_is_ready():
+            tell(f"waiting for {name}")
+        absent = self._waits.after(KNOWN_S, _nobody(name))
+        self._waits.add(client.server_is_ready, send, any_of(run.cancelled, absent), lost)
 
     def _on_decision(self, message: PolicyDecision) -> None:
         self._decision = message
@@ -287,6 +388,48 @@ class Graph:
             if (self._models_root / name).is_dir():
                 self._loaded = [name]
         self._status = message
+
+
+class _Run:
+    """An order that can be cancelled, from before its server is known until its result is there."""
+
+    def __init__(self, waits: Waits) -> None:
+        self._waits = waits
+        self._handle: Any = None
+        self._too_late: Callable[[], str] | None = None
+        self._is_cancelled = False
+
+    def cancel(self) -> None:
+        self._is_cancelled = True
+        if self._handle is not None:
+            self._ask()
+
+    def cancelled(self) -> str:
+        """Why not to begin."""
+        return "cancelled before it began" if self._is_cancelled else ""
+
+    def on_accepted(self, handle: Any) -> None:
+        self._handle = handle
+        if self._is_cancelled:
+            self._ask()
+
+    def unanswered(self, reason: str) -> Callable[[], str]:
+        """Gives the reason when the request to cancel has had no effect."""
+        return lambda: reason if self._too_late is not None and self._too_late() else ""
+
+    def _ask(self) -> None:
+        self._handle.cancel_goal_async()
+        self._too_late = self._too_late or self._waits.after(ANSWER_S, "late")
+
+
+def _cancel_when_accepted(future: Any) -> None:
+    handle = future.result()
+    if handle is not None and handle.accepted:
+        handle.cancel_goal_async()
+
+
+def _nobody(name: str) -> str:
+    return f"nobody offered {name} within {KNOWN_S:g} s; is the graph running?"
 
 
 def _episode_progress(feedback: Any) -> str:

@@ -8,6 +8,8 @@ from collections import deque
 from pathlib import Path
 from typing import Final
 
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from visualization_msgs.msg import MarkerArray
@@ -65,7 +67,8 @@ class RvizNode(Node):
         self._joints: JointState | None = None
         self._markers = self.create_publisher(MarkerArray, MARKERS, 1)
         self.create_subscription(JointState, names.JOINT_STATES, self._on_joints, qos.JOINT_STATES)
-        self.create_timer(PERIOD_S, self._show)
+        # A simulated clock may stand still; the picture does not.
+        self.create_timer(PERIOD_S, self._show, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_joints(self, message: JointState) -> None:
         self._joints = message

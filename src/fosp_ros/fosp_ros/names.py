@@ -16,6 +16,8 @@ SAFETY_STATUS: Final = "/fosp/safety/status"
 TASK_STATE: Final = "/fosp/task/state"
 DIAGNOSTICS: Final = "/diagnostics"
 
+ARM_HOME: Final = "/fosp/arm/home"
+ARM_HOME_CANCEL: Final = "/fosp/arm/cancel_home"
 SAFETY_HALT: Final = "/fosp/safety/halt"
 SAFETY_RESET: Final = "/fosp/safety/reset"
 SAFETY_LOAD_MODEL: Final = "/fosp/safety/load_model"
