@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import mink
@@ -10,6 +9,7 @@ import mujoco
 import numpy as np
 
 from fosp_arm.backend import GRIPPER_DOWN, REST_POSTURE, IkError, Vector
+from fosp_arm.limits import read_limits
 from fosp_core.task import ARM_JOINTS, TOOL_FRAME
 from fosp_ros.errors import ConfigurationError
 
@@ -47,8 +47,8 @@ class MinkBackend:
         names = [model.joint(i).name for i in range(model.njnt)]
         if names != list(ARM_JOINTS):
             raise ConfigurationError(f"{urdf}: joints are {', '.join(names)}; expected {', '.join(ARM_JOINTS)}")
-        self._velocity_limits = _velocity_limits(urdf)
-        self._position_limits = np.array(model.jnt_range)
+        limits = read_limits(urdf)
+        self._position_limits, self._velocity_limits = limits.positions, limits.speeds
         self._configuration = mink.Configuration(model)
         self._tool_body = model.body(TOOL_FRAME).id
         self._tool_task = mink.FrameTask(
@@ -92,16 +92,3 @@ class MinkBackend:
         if not np.all(np.isfinite(velocity)):
             raise IkError("the solver returned values that are not finite")
         return np.asarray(positions + velocity * dt_s)
-
-
-def _velocity_limits(urdf: Path | str) -> Vector:
-    """Joint speeds that MuJoCo does not keep."""
-    limits: dict[str, float] = {}
-    for joint in ElementTree.parse(urdf).getroot().findall("joint"):
-        limit = joint.find("limit")
-        if limit is not None and limit.get("velocity") is not None:
-            limits[joint.get("name", "")] = float(limit.get("velocity", "nan"))
-    missing = [name for name in ARM_JOINTS if not limits.get(name, 0.0) > 0.0]
-    if missing:
-        raise ConfigurationError(f"{urdf}: no velocity limit for {', '.join(missing)}")
-    return np.array([limits[name] for name in ARM_JOINTS])

@@ -5,7 +5,6 @@ Joint steps come from the Jacobian of MoveIt's robot model; one into the table, 
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +18,8 @@ from shape_msgs.msg import SolidPrimitive
 
 from fosp_arm.backend import GRIPPER_DOWN, REST_POSTURE, IkError, Vector
 from fosp_arm.damped import damped_step, rotation_error
-from fosp_core.task import ARM_JOINTS, BASE_FRAME, TOOL_FRAME
+from fosp_arm.limits import read_limits
+from fosp_core.task import BASE_FRAME, TOOL_FRAME
 from fosp_ros.errors import ConfigurationError
 
 GROUP: Final = "panda_arm"
@@ -45,8 +45,8 @@ class MoveItBackend:
         Raises:
             ConfigurationError: the descriptions cannot be used.
         """
-        limits = _limits(urdf)
-        self._position_limits, self._velocity_limits = limits[:, :2], limits[:, 2]
+        limits = read_limits(urdf)
+        self._position_limits, self._velocity_limits = limits.positions, limits.speeds
         self._low = self._position_limits[:, 0] + joint_margin_rad
         self._high = self._position_limits[:, 1] - joint_margin_rad
         self._speed = joint_speed_fraction * self._velocity_limits
@@ -108,14 +108,3 @@ def table() -> CollisionObject:
     pose.orientation.w = 1.0
     message.primitive_poses = [pose]
     return message
-
-
-def _limits(urdf: Path | str) -> Vector:
-    """(7, 3): lowest and highest position, rad, and speed, rad/s."""
-    try:
-        joints = {j.get("name", ""): j.find("limit") for j in ElementTree.parse(urdf).getroot().findall("joint")}
-        found = [joints[name] for name in ARM_JOINTS]
-        rows = [[float(limit.get(k, "nan")) for k in ("lower", "upper", "velocity")] for limit in found]  # type: ignore[union-attr]
-    except (OSError, ElementTree.ParseError, KeyError, AttributeError) as error:
-        raise ConfigurationError(f"{urdf}: no limits of {', '.join(ARM_JOINTS)}: {error}") from error
-    return np.array(rows)
