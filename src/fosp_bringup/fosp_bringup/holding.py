@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from fosp_core.task import TOOL_LEAD_M, TOOL_SPEED_LIMIT
+
 HOLD_LIMIT_S: Final = 0.2
 """From the death of the monitor to a holding arm."""
+TRAVEL_LIMIT_M: Final = TOOL_SPEED_LIMIT * HOLD_LIMIT_S + TOOL_LEAD_M
+"""Farthest way of the tool then: at the largest speed for all of that time, and on to a target that was sent before."""
 REST_SPEED: Final = 0.01
 """Tool speed in m/s below which the arm holds: 4 % of the fastest."""
 
@@ -41,6 +45,11 @@ class Hold:
     """Seconds until the arm held and kept holding; None when it was still moving at the end."""
     travel_m: float
     """Distance of the tool's last position from where it was when the commands stopped."""
+
+    @property
+    def within_travel(self) -> bool:
+        """Whether the arm held, and not too far away, however busy the machine that watched it was."""
+        return self.hold_s is not None and self.travel_m <= TRAVEL_LIMIT_M
 
     @property
     def within_limit(self) -> bool:

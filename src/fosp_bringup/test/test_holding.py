@@ -34,6 +34,20 @@ def test_late_hold_is_not_within_the_limit() -> None:
     assert not measure_hold(samples([0.5] * 15 + [0.0] * 5), 0.0).within_limit
 
 
+@pytest.mark.parametrize(
+    ("speeds", "within"),
+    [
+        ([0.5] * 8 + [0.0] * 2, True),
+        # Held, but farther away than any command could have sent it.
+        ([0.5] * 15 + [0.0] * 2, False),
+        # Not far yet, but still moving.
+        ([0.5] * 6, False),
+    ],
+)
+def test_travel_is_bounded_by_what_the_arm_may_do_in_the_time_it_has(speeds: list[float], within: bool) -> None:
+    assert measure_hold(samples(speeds), 0.0).within_travel is within
+
+
 @pytest.mark.parametrize("speeds", [[0.5, 0.5], [0.0, 0.0, 0.0, 0.0, 0.0]])
 def test_measurement_that_means_nothing_is_refused(speeds: list[float]) -> None:
     with pytest.raises(ValueError, match=r"span|not moving"):

@@ -146,10 +146,9 @@ def test_pictures_of_a_device_carry_the_time_of_the_driver() -> None:
     device.pictures.release()
     age_s = time.monotonic() - source.read().taken_s
     assert age_s >= 0.04
-    device.age_s = -3.0  # the future: not the monotonic clock
+    device.age_s = -3600.0  # the future: not the monotonic clock
     device.pictures.release()
-    before = time.monotonic()
-    assert source.read().taken_s <= time.monotonic() < before + 3.0
+    assert source.read().taken_s <= time.monotonic()
 
 
 def test_a_device_that_goes_away_is_an_error() -> None:

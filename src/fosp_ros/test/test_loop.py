@@ -1,5 +1,8 @@
 import threading
 import time
+from types import SimpleNamespace
+
+import pytest
 
 from fosp_ros.loop import SteadyLoop
 
@@ -37,24 +40,32 @@ def test_an_error_is_reported_and_the_loop_goes_on():
     assert loop.close()
 
 
-def test_a_late_step_is_not_followed_by_a_burst():
+def test_a_late_step_is_not_followed_by_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
     times: list[float] = []
-    enough = threading.Event()
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            nonlocal now
+            assert timeout is not None
+            now += timeout
+            return self.is_set()
 
     def step() -> None:
-        times.append(time.monotonic())
+        nonlocal now
+        times.append(now)
         if len(times) == 1:
-            time.sleep(0.1)
+            now += 0.1
         if len(times) == 4:
-            enough.set()
+            loop.close()
 
+    monkeypatch.setattr("fosp_ros.loop.time", SimpleNamespace(monotonic=lambda: now))
     loop = SteadyLoop(0.02, step, on_error=lambda error: None, name="test")
-    loop.start()
-    assert enough.wait(10)
-    loop.close()
-    assert loop.late_steps >= 1
-    # Had it caught up, the three steps after the late one would have come at once.
-    assert times[3] - times[1] >= 0.039
+    loop._stop = Stop()
+    loop._run()
+    # Had it caught up, the steps after the late one would have come at once.
+    assert times == pytest.approx([0.0, 0.1, 0.12, 0.14])
+    assert loop.late_steps == 1
 
 
 def test_what_belongs_to_the_thread_ends_in_it():
