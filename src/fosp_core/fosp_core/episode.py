@@ -20,6 +20,10 @@ FRAMES_FILE: Final = "episode.npz"
 """Of a recorded episode's folder: summary and steps, and the arrays of ``Episode``."""
 
 
+_LABELS: Final = {"tool": np.float32, "obstacles": np.float32, "clearance": np.float32, "footprints": np.uint8}
+"""Privileged labels of every frame, and their types."""
+
+
 class EpisodeError(ValueError):
     """Arrays that do not make up an episode; the message says which and why."""
 
@@ -45,12 +49,13 @@ class Episode:
     goal: NDArray[np.float32] | None = None  # (3,)
     obstacles: NDArray[np.float32] | None = None  # (T + 1, 3, 3), NaN rows for absent ones
     clearance: NDArray[np.float32] | None = None  # (T + 1,)
+    footprints: NDArray[np.uint8] | None = None  # (T + 1, cells, cells) how much obstacles cover, 255 is all
 
     def __post_init__(self) -> None:
         frames = len(self.reward)
         if frames < 2:
             raise EpisodeError(f"an episode needs at least 2 frames, got {frames}")
-        for name in ("image", "proprio", "action", "cost", "is_first", "is_terminal", "tool", "obstacles", "clearance"):
+        for name in ("image", "proprio", "action", "cost", "is_first", "is_terminal", *_LABELS):
             value = getattr(self, name)
             if value is not None and len(value) != frames:
                 raise EpisodeError(f"{name} has {len(value)} rows, reward has {frames}")
@@ -86,7 +91,7 @@ class EpisodeBuilder:
     def __init__(self, **metadata: Any) -> None:
         self._metadata = metadata
         self._rows: dict[str, list[Any]] = {
-            name: [] for name in ("image", "proprio", "action", "reward", "cost", "tool", "obstacles", "clearance")
+            name: [] for name in ("image", "proprio", "action", "reward", "cost", *_LABELS)
         }
         self._goal: NDArray[np.float32] | None = None
         self._terminal = False
@@ -119,8 +124,7 @@ class EpisodeBuilder:
         is_first, is_terminal = np.zeros(frames, np.bool_), np.zeros(frames, np.bool_)
         is_first[0], is_terminal[-1] = True, self._terminal
         labels = {
-            name: np.asarray(rows[name], np.float32) if len(rows[name]) == frames else None
-            for name in ("tool", "obstacles", "clearance")
+            name: np.asarray(rows[name], kind) if len(rows[name]) == frames else None for name, kind in _LABELS.items()
         }
         action = np.asarray(rows["action"], np.float32)
         cost = np.asarray(rows["cost"], np.float32)
@@ -143,12 +147,9 @@ class EpisodeBuilder:
         self._rows["proprio"].append(np.array(observation["proprio"], np.float32))
         self._rows["reward"].append(float(reward))
         self._rows["cost"].append(float(cost))
-        for name in ("tool", "obstacles", "clearance"):
+        for name, kind in _LABELS.items():
             if name in info:
-                self._rows[name].append(np.array(info[name], np.float32))
-
-
-_LABELS = ("tool", "obstacles", "clearance")
+                self._rows[name].append(np.array(info[name], kind))
 
 
 def to_minari_buffer(episode: Episode, number: int) -> Any:
@@ -207,7 +208,7 @@ def from_minari(data: Any) -> Episode:
         is_terminal=is_terminal,
         metadata=metadata,
         goal=np.asarray(infos["goal"][0], np.float32) if "goal" in infos else None,
-        **{name: np.asarray(infos[name], np.float32) if name in infos else None for name in _LABELS},
+        **{name: np.asarray(infos[name], kind) if name in infos else None for name, kind in _LABELS.items()},
     )
 
 

@@ -63,6 +63,13 @@ class Box:
 WORKSPACE: Final = Box(low=(0.2, -0.3, 0.03), high=(0.8, 0.3, 0.16))
 """The white square, and the heights the tool keeps to."""
 
+TABLE_CELLS: Final = 32
+TABLE_CELL_M: Final = 0.02
+TABLE_LOW: Final = (0.18, -0.32)
+"""Maps of the table: square, ``TABLE_CELLS`` cells a side, index [i, j] along x and y, the corner of cell [0, 0] at
+``TABLE_LOW``. They reach 2 cm beyond the white square.
+"""
+
 CAMERA_POSITION: Final = (1.15, 0.0, 0.85)
 CAMERA_TARGET: Final = (0.50, 0.0, 0.03)
 CAMERA_FOVY_DEG: Final = 42.0

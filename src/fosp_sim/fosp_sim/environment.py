@@ -205,6 +205,7 @@ class SafeReachEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             "tool": self.world.tool.astype(np.float32),
             "goal": rules.goal.astype(np.float32),
             "obstacles": self.world.obstacles,
+            "footprints": self.world.footprints(),
             "clearance": self.world.clearance(),
             "distance": rules.distance,
             "reached": rules.reached,

@@ -340,7 +340,7 @@ def _obstacle_templates(scene: str, rng: np.random.Generator) -> list[Item]:
     if scene == "colors":
         return [replace(cuboid, rgb=_vivid(rng, (0.55, 0.95))) for _ in range(2)]
     if scene == "varied":
-        return [_varied_cuboid(rng) for _ in range(1 if rng.random() < 0.25 else 2)]
+        return [_varied_cuboid(rng) for _ in range(1 if rng.random() < 0.2 else 2)]
     return [cuboid, cuboid]
 
 
@@ -358,9 +358,12 @@ def _goal_item(scene: str, position: tuple[float, float], rng: np.random.Generat
 
 
 def _varied_cuboid(rng: np.random.Generator) -> Item:
-    """Sizes and greens around the standard ones; the looks of the transfer and shifted scenes stay unseen."""
-    x, y = rng.uniform(0.045, 0.10, 2)
-    return Item("box", (float(x), float(y), float(rng.uniform(0.12, 0.20))), (0.0, 0.0), _shade(rng, (0.22, 0.50)))
+    """Sizes and greens around the standard ones, some lying; what transfer and shifted scenes show stays unseen."""
+    x, y = (float(side) for side in rng.uniform(0.045, 0.11, 2))
+    length, rgb = float(rng.uniform(0.12, 0.20)), _shade(rng, (0.22, 0.50))
+    if rng.random() < 0.3:
+        return Item("box", (x, x, length), (0.0, 0.0), rgb, lying=True)
+    return Item("box", (x, y, length), (0.0, 0.0), rgb)
 
 
 def _shade(rng: np.random.Generator, hue: tuple[float, float]) -> Rgb:

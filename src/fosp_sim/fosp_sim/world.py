@@ -10,6 +10,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dposv
@@ -47,6 +48,8 @@ MAX_IK_STEP: Final = 0.4
 """Largest change of a joint in one iteration of the inverse kinematics, rad."""
 FALLEN_COSINE: Final = float(np.cos(np.deg2rad(30.0)))
 
+_SUBCELLS: Final = 4
+"""Along each side of a cell, when obstacles are drawn into the map of the table."""
 _ARM_BIT, _OBSTACLE_BIT, _TABLE_BIT = 1, 2, 4
 _HIDDEN_GROUP: Final = 4
 _AWAY: Final = (0.0, 0.0, -5.0)
@@ -297,6 +300,22 @@ class World:
             out[index] = self.data.xpos[self._obstacles[index].body]
         return out
 
+    def footprints(self) -> NDArray[np.uint8]:
+        """How much of each cell of the table's map (see ``fosp_core.task``) obstacles cover, seen from above:
+        (TABLE_CELLS, TABLE_CELLS), 255 is all of it.
+        """
+        fine = task.TABLE_CELLS * _SUBCELLS
+        drawn = np.zeros((fine, fine), np.uint8)
+        items = () if self.layout is None else self.layout.obstacles
+        for slot, item in zip(self._obstacles, items, strict=False):
+            corners = _corners(item) @ self.data.xmat[slot.body].reshape(3, 3).T + self.data.xpos[slot.body]
+            cells = (corners[:, :2] - task.TABLE_LOW) * (_SUBCELLS / task.TABLE_CELL_M) - 0.5
+            # a picture's first coordinate is the map's second index; four binary digits of a sub-cell are kept
+            hull = cv2.convexHull(np.ascontiguousarray(np.round(16.0 * cells[:, ::-1])).astype(np.int32))
+            cv2.fillConvexPoly(drawn, hull, 255, cv2.LINE_8, 4)
+        coarse = cv2.resize(drawn, (task.TABLE_CELLS, task.TABLE_CELLS), interpolation=cv2.INTER_AREA)
+        return np.asarray(coarse, np.uint8)
+
     def touching(self) -> bool:
         """Whether arm or hand touched an obstacle in the last physics step."""
         data = self.data
@@ -453,6 +472,17 @@ class _Slot:
             model.bvh_aabb[model.body_bvhadr[body]] = model.geom_aabb[geom]
         if self.mocap < 0:
             model.body_mass[body], model.body_inertia[body] = item.mass_properties()
+
+
+def _corners(item: Item) -> Array:
+    """Points (N, 3) in the item's own frame whose convex hull is the item, or for cylinders nearly so."""
+    x, y, z = (0.5 * side for side in item.size)
+    if item.shape == "box":
+        rim = np.array([[x, y], [x, -y], [-x, y], [-x, -y]])
+    else:
+        angle = np.linspace(0.0, 2.0 * np.pi, 24, endpoint=False)
+        rim = x * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return np.concatenate([np.column_stack([rim, np.full(len(rim), end)]) for end in (-z, z)])
 
 
 def _pose(item: Item | None, index: int) -> Array:

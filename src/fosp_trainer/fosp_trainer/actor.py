@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fosp_trainer.config import ActorConfig, ProposalConfig, SpaceConfig, WorldModelConfig
-from fosp_trainer.critics import Critics, feature_length
+from fosp_trainer.critics import Critics
 from fosp_trainer.nets import MLP
+from fosp_trainer.world_model import feature_length
 
 
 class Actor(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from fosp_trainer.actor import Actor, perturbations, propose
@@ -41,7 +40,7 @@ class Agent(nn.Module):
 
     def features(self, state: State, proprio: Tensor) -> Tensor:
         """(..., F) from a latent state and proprioception in metres (..., P)."""
-        return torch.cat([state.flat(), self.world_model.normalize_proprio(proprio)], -1)
+        return self.world_model.features(state, self.world_model.normalize_proprio(proprio))
 
     def constrained(self, features: Tensor, mean: Tensor) -> Tensor:
         """The constrained best (N, A) of the fixed perturbations around means (N, A)."""

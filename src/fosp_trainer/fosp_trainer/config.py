@@ -94,11 +94,43 @@ class SpaceConfig:
 
 
 @dataclass(frozen=True)
+class TableConfig:
+    """The map of the table that is read from the images, and the way on it (``fosp_trainer.table``). It is learned from
+    labels that a simulation has.
+    """
+
+    enabled: bool = True
+    units: int = 16
+    """Width of the reader."""
+    cover_weight: float = 2.0
+    """Weight of covered places against free ones: above 1 the map rather shows too much."""
+    glances: int = 4
+    """Frames of one episode from which the memory learns in an update."""
+    doubt: float = 0.15
+    """Probability of being covered up to which a cell counts as free,"""
+    certainty: float = 0.6
+    """and from which on it counts as covered; in between in proportion."""
+    prices: tuple[float, ...] = (40.0, 5.0, 1.5, 0.4)
+    """What a cell of the way costs beyond its length where the hand would touch, and within 2, 4 and 6 cm of that."""
+    wall_price: float = 30.0
+    """The same out of the arm's reach and at the border."""
+    sweeps: int = 48
+    """Of value iteration: the longest way, in cells, that is found."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "units", "cover_weight", "glances", "sweeps")
+        _fraction(self, "doubt", "certainty")
+        _require(self.certainty > self.doubt, "TableConfig.certainty", self.certainty, "above doubt")
+        _require(len(self.prices) == 4 and min(self.prices) >= 0, "TableConfig.prices", self.prices, "four, at least 0")
+        _non_negative(self, "wall_price")
+
+
+@dataclass(frozen=True)
 class WorldModelConfig:
     """Recurrent state-space model of DreamerV3 (Hafner et al. 2023)."""
 
     deter: int = 256
-    stoch: int = 32
+    stoch: int = 16
     """Number of categorical variables."""
     classes: int = 16
     """Classes of each."""
@@ -108,7 +140,10 @@ class WorldModelConfig:
     """Width of the heads."""
     layers: int = 1
     """Hidden layers of the heads."""
-    cnn_depth: int = 16
+    cnn_depth: int = 24
+    colours: Literal["rgb", "warmth"] = "warmth"
+    """``warmth``: the encoder sees the largest and the smallest channel and red: hues of one warmth look alike."""
+    table: TableConfig = field(default_factory=TableConfig)
     stem_stride: Literal[2, 4] = 4
     """Stride of the first convolution (kernel twice as large); 4 is the fast one on a CPU."""
     unimix: float = 0.01
@@ -129,6 +164,7 @@ class WorldModelConfig:
     position_weight: float = 300.0
     """Weight of the positions of goal and obstacles, where the data labels them (a simulation does). Only a training
     signal for small things that the decoder is slow to notice: nothing reads them when the policy acts. 0 is off.
+    The encoder itself learns from the table.
     """
     proprio_weight: float = 200.0
     reward_weight: float = 10.0
@@ -179,8 +215,8 @@ class CriticConfig:
     """V_c weighs Q_c below V_c with this: a lower expectile, the least cost that the data supports."""
     trace: float = 0.95
     """Lambda of the imagined lambda-returns."""
-    imagined_weight: float = 0.25
-    """Weight of targets on imagined rollouts; 0 turns them off."""
+    imagined_weight: float = 0.0
+    """Weight of targets on imagined rollouts; 0 turns them off. They take two thirds of an update."""
     imagined_batch: int = 64
     imagined_horizon: int = 6
     slow_rate: float = 0.01
@@ -323,17 +359,18 @@ class StageConfig:
     paper's way).
     """
     encoder_steps: int = 4_000
-    """Steps in which the encoder alone learns the labelled positions, frame by frame: an order of magnitude cheaper
-    than through the recurrent model. Skipped where the data has no labels.
+    """Steps in which the encoder alone learns to read the table, from single frames and from a few of one episode: an
+    order of magnitude cheaper than through the recurrent model. Then it is frozen. Skipped where data has no labels.
     """
-    encoder_batch: int = 64
-    world_model_steps: int = 12_000
-    critic_steps: int = 8_000
+    encoder_batch: int = 24
+    """Episodes, of each of which a few frames are seen."""
+    world_model_steps: int = 5_000
+    critic_steps: int = 3_500
     critic_batch: int = 256
-    actor_steps: int = 6_000
+    actor_steps: int = 2_500
     actor_batch: int = 256
     log_every: int = 50
-    probe_every: int = 1_500
+    probe_every: int = 2_500
     checkpoint_every: int = 500
     online_share: float = 0.5
     """Share of a critic or actor batch that comes from the policy's own episodes, once there are any."""
@@ -465,8 +502,11 @@ def _cpu() -> Config:
 def _debug() -> Config:
     return Config(
         preset="debug",
-        world_model=WorldModelConfig(deter=32, stoch=4, classes=4, hidden=32, units=32, cnn_depth=4, bin_count=41),
-        critic=CriticConfig(units=32, layers=1, imagined_batch=8, imagined_horizon=3),
+        world_model=WorldModelConfig(
+            deter=32, stoch=4, classes=4, hidden=32, units=32, cnn_depth=4, bin_count=41,
+            table=TableConfig(units=4, glances=2, sweeps=24),
+        ),
+        critic=CriticConfig(units=32, layers=1, imagined_weight=0.25, imagined_batch=8, imagined_horizon=3),
         actor=ActorConfig(units=32, layers=1, imagined_batch=8, imagined_horizon=3),
         proposals=ProposalConfig(count=8),
         data=DataConfig(batch=4, length=8, held_out=0.2),
@@ -502,6 +542,8 @@ def _paper() -> Config:
             decode_fraction=1.0,
             image_weight=1.0,
             position_weight=0.0,
+            colours="rgb",
+            table=TableConfig(enabled=False),
         ),
         critic=CriticConfig(
             units=1024,

@@ -1,6 +1,6 @@
 """In-sample critics for reward and cost: twin Q, V, slow targets (implicit Q-learning, Kostrikov et al. 2021).
 
-Always float32: fitted under bf16 autocast they diverge. N is a flat batch, F = D + Z + P the feature length.
+Always float32: fitted under bf16 autocast they diverge. N is a flat batch, F the feature length.
 """
 
 from __future__ import annotations
@@ -13,11 +13,7 @@ from torch import Tensor, nn
 
 from fosp_trainer.config import CriticConfig, SpaceConfig, WorldModelConfig
 from fosp_trainer.nets import MLP, TwoHot, freeze, update_slow
-
-
-def feature_length(space: SpaceConfig, world_model: WorldModelConfig) -> int:
-    """Length F of what critics, reachability and actors see: latent state and normalised proprioception."""
-    return world_model.deter + world_model.latent + space.proprio
+from fosp_trainer.world_model import feature_length
 
 
 @dataclass
@@ -32,6 +28,7 @@ class Transitions:
     next_features: Tensor  # (N, F)
     alive: Tensor  # (N,) 0 when s' ends the episode
     good: Tensor  # (N,) 1 in episodes that reached their goal without violation
+    table: Tensor  # (N, M) the state's table, where rollouts are imagined from it; (N, 0) elsewhere
 
 
 class Head(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,12 @@ class Frames:
     tool: NDArray[np.float32]  # (N, 3), NaN where unknown
     goal: NDArray[np.float32]  # (N, 3), NaN where unknown
     obstacles: NDArray[np.float32]  # (N, 3, 3), NaN where absent or unknown
+    footprints: NDArray[np.uint8]  # (N, C, C) how much obstacles cover, 255 is all; (N, 0, 0) where unknown
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every frame knows where the goal is and what obstacles cover."""
+        return bool(self.footprints.shape[-1] > 0 and np.isfinite(self.goal).all())
 
     @property
     def count(self) -> int:
@@ -85,13 +91,18 @@ class Frames:
         return digest.hexdigest()
 
 
-_PER_FRAME = ("image", "proprio", "action", "reward", "cost", "is_first", "is_terminal", "tool", "goal", "obstacles")
+_PER_FRAME = (
+    "image", "proprio", "action", "reward", "cost", "is_first", "is_terminal", "tool", "goal", "obstacles",
+    "footprints",
+)  # fmt: skip
 _PER_EPISODE = ("layout_seed", "success", "violated")
 
 
 def concatenate(parts: Sequence[Frames]) -> Frames:
     """Lay several sets of episodes end to end."""
     offsets = np.cumsum([0, *(p.count for p in parts[:-1])])
+    if len({p.footprints.shape[1:] for p in parts}) > 1:
+        parts = [replace(p, footprints=np.zeros((p.count, 0, 0), np.uint8)) for p in parts]
     merged = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _PER_FRAME + _PER_EPISODE}
     return Frames(**merged, starts=np.concatenate([p.starts + o for p, o in zip(parts, offsets, strict=True)]))
 
@@ -120,6 +131,8 @@ def from_episodes(episodes: Iterable[Any]) -> Frames:
         rows["tool"].append(_label(getattr(episode, "tool", None), (length, 3)))
         goal = _label(getattr(episode, "goal", None), (3,))
         rows["goal"].append(np.broadcast_to(goal, (length, 3)))
+        covered = getattr(episode, "footprints", None)
+        rows["footprints"].append(np.zeros((length, 0, 0), np.uint8) if covered is None else np.asarray(covered))
         rows["obstacles"].append(_label(getattr(episode, "obstacles", None), (length, OBSTACLE_SLOTS, 3)))
         metadata = getattr(episode, "metadata", {}) or {}
         heads["layout_seed"].append(int(metadata.get("layout_seed", number)))
@@ -132,7 +145,9 @@ def from_episodes(episodes: Iterable[Any]) -> Frames:
     shapes = {a.shape[1:] for a in rows["image"]}
     if len(shapes) > 1:
         raise DataError(f"episodes have images of different shapes: {sorted(shapes)}")
-    dtypes = {"image": np.uint8, "is_first": np.bool_, "is_terminal": np.bool_}
+    if len({a.shape[1:] for a in rows["footprints"]}) > 1:
+        rows["footprints"] = [np.zeros((len(a), 0, 0), np.uint8) for a in rows["footprints"]]
+    dtypes = {"image": np.uint8, "footprints": np.uint8, "is_first": np.bool_, "is_terminal": np.bool_}
     per_frame: dict[str, Any] = {
         name: np.ascontiguousarray(np.concatenate(values), dtype=dtypes.get(name, np.float32))
         for name, values in rows.items()
@@ -294,14 +309,19 @@ def mirror_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return image[..., :, ::-1, :]
 
 
-def gather(frames: Frames, indices: Indices, space: SpaceConfig, device: torch.device | str = "cpu") -> Batch:
-    """Collect a batch and apply the flips."""
+def gather(
+    frames: Frames, indices: Indices, space: SpaceConfig, device: torch.device | str = "cpu", labels: bool = False
+) -> Batch:
+    """Collect a batch and apply the flips. ``labels``: footprints too, where they are known."""
     image = frames.image[indices.frame]
     if indices.flip.any():
         image[indices.flip] = mirror_image(image[indices.flip])
     proprio: NDArray[np.floating] = frames.proprio[indices.frame]
     action = np.where(indices.previous[..., None] >= 0, frames.action[np.maximum(indices.previous, 0)], np.float32(0.0))
     points = np.concatenate([frames.goal[indices.frame][..., None, :], frames.obstacles[indices.frame]], -2)
+    footprints: NDArray[Any] | None = frames.footprints[indices.frame] if labels and frames.labelled else None
+    if footprints is not None and indices.flip.any():
+        footprints[indices.flip] = footprints[indices.flip][..., ::-1]
     if indices.flip.any():
         points = np.where(indices.flip[..., None, None], points * np.array([1, -1, 1], np.float32), points)
         low, high = np.asarray(space.proprio_low, np.float32), np.asarray(space.proprio_high, np.float32)
@@ -323,6 +343,7 @@ def gather(frames: Frames, indices: Indices, space: SpaceConfig, device: torch.d
         is_first=tensor(frames.is_first[indices.frame]),
         is_terminal=tensor(frames.is_terminal[indices.frame]),
         points=tensor(points) if np.isfinite(points).any() else None,
+        footprints=None if footprints is None else tensor(footprints) / 255.0,
     )
 
 

@@ -22,7 +22,7 @@ from fosp_trainer import config as configuration
 from fosp_trainer.agent import Agent
 from fosp_trainer.data import Frames
 from fosp_trainer.errors import UserError
-from fosp_trainer.world_model import State, categorical_kl
+from fosp_trainer.world_model import State, categorical_kl, table_length
 
 TOLERANCE: Final = 1e-4
 OPSET: Final = 18
@@ -39,15 +39,18 @@ class PolicyStep(nn.Module):
     def forward(
         self, image: Tensor, proprio: Tensor, deter: Tensor, stoch: Tensor, previous_action: Tensor, is_first: Tensor
     ) -> tuple[Tensor, ...]:
-        """Inputs and outputs as ``fosp_core.runtime.PolicyRuntime`` names them; batch 1."""
-        agent, rssm = self.agent, self.agent.world_model.rssm
+        """As ``fosp_core.runtime.PolicyRuntime`` names inputs and outputs; batch 1. ``deter`` ends with the table."""
+        agent, model, rssm = self.agent, self.agent.world_model, self.agent.world_model.rssm
         keep = (1.0 - is_first)[:, None]
+        deter, table = split_deter(agent, deter)
+        seen, tables, _ = model.look(image[:, None], is_first[:, None], table)
         action_in = rssm.action_in(previous_action * keep)
-        next_deter = rssm.recur(State(deter * keep, stoch * keep), action_in)
-        log_q = rssm.posterior(next_deter, rssm.embed_in(agent.world_model.embed(image, proprio)))
+        next_deter = rssm.recur(deter * keep, stoch * keep, action_in)
+        log_q = rssm.posterior(next_deter, rssm.embed_in(model.embed(seen[:, 0], tables[:, 0], proprio)))
         next_stoch = rssm.sample(log_q, None)
         surprise = categorical_kl(log_q, rssm.log_probabilities(rssm.prior(next_deter)))
-        features = agent.features(State(next_deter, next_stoch), proprio)
+        features = agent.features(State(next_deter, next_stoch, tables[:, 0]), proprio)
+        next_deter = torch.cat([next_deter, tables[:, 0]], -1)
         means = (agent.offline(features), agent.online(features))
         candidates = torch.cat([agent.constrained(features, mean) for mean in means])  # (2, A)
         q_reward, q_cost, violation = action_values(agent, features, candidates)
@@ -55,6 +58,13 @@ class PolicyStep(nn.Module):
             next_deter, next_stoch, candidates[None], q_reward[None], q_cost[None], violation[None],
             agent.reach.probability(features), surprise,
         )  # fmt: skip
+
+
+def split_deter(agent: Agent, deter: Tensor) -> tuple[Tensor, Tensor]:
+    """Deterministic state (N, D) and table (N, M) of what a bundle keeps as one."""
+    model = agent.config.world_model
+    parts = deter.split([model.deter, table_length(model)], -1)
+    return parts[0], parts[1]
 
 
 class Judge(nn.Module):
@@ -69,14 +79,15 @@ class Judge(nn.Module):
     def forward(self, deter: Tensor, stoch: Tensor, proprio: Tensor, actions: Tensor) -> tuple[Tensor, ...]:
         """(1, D), (1, Z), (1, P) metres, (N, A) to Q_r, Q_c, p(s, a) (N,) and p after 1..H steps (N, H)."""
         agent, model = self.agent, self.agent.world_model
-        features = agent.features(State(deter, stoch), proprio)
+        deter, table = split_deter(agent, deter)
+        features = agent.features(State(deter, stoch, table), proprio)
         q_reward, q_cost, violation = action_values(agent, features, actions)
         ones = torch.ones_like(actions[:, :1])
-        state, action = State(ones * deter, ones * stoch), actions
+        state, action = State(ones * deter, ones * stoch, ones * table), actions
         ahead = []
         for step in range(agent.config.lookahead):
             state = model.rssm.imagine_step(state, action)
-            seen = torch.cat([state.flat(), model.proprio_head(state.flat())], -1)
+            seen = model.features(state, model.proprio_head(state.flat()))
             ahead.append(agent.reach.probability(seen))
             if step + 1 < agent.config.lookahead:
                 action = agent.offline(seen)
@@ -106,7 +117,7 @@ def write_graphs(agent: Agent, folder: Path) -> None:
     """Write ``policy_step.onnx`` and ``judge.onnx``."""
     space, model = agent.config.space, agent.config.world_model
     size = space.image_size
-    deter, stoch = torch.zeros(1, model.deter), torch.zeros(1, model.latent)
+    deter, stoch = torch.zeros(1, model.deter + table_length(model)), torch.zeros(1, model.latent)
     proprio = torch.zeros(1, space.proprio)
     step = (
         torch.zeros(1, size, size, space.channels, dtype=torch.uint8), proprio, deter, stoch,
@@ -148,7 +159,7 @@ def parity_error(agent: Agent, bundle: Bundle, frames: Frames, episodes: int = P
     step, judge = PolicyStep(agent).eval(), Judge(agent).eval()
     model = agent.config.world_model
     worst = 0.0
-    deter, stoch = torch.zeros(1, model.deter), torch.zeros(1, model.latent)
+    deter, stoch = torch.zeros(1, model.deter + table_length(model)), torch.zeros(1, model.latent)
     longest = np.argsort(-frames.lengths, kind="stable")[:episodes]
     for episode in longest.tolist():
         begin = int(frames.starts[episode])
@@ -207,7 +218,7 @@ def export_bundle(
     config = agent.config
     manifest = Manifest(
         id=bundle_id,
-        deter_size=config.world_model.deter,
+        deter_size=config.world_model.deter + table_length(config.world_model),
         stoch_size=config.world_model.latent,
         lookahead_steps=config.lookahead,
         thresholds=thresholds,

@@ -135,12 +135,12 @@ class Extraction(nn.Module):
         rollout = model.imagine_differentiable(
             state,
             self.config.imagined_horizon,
-            policy=lambda s, p: actor.sample(torch.cat([s.flat(), p], -1)),
+            policy=lambda s, p: actor.sample(model.features(s, p)),
             proprio=proprio,
         )
-        flat = rollout.states.flat()[:, 1:]
-        cost, alive = model.cost(flat), model.continuation(flat)
+        features = model.features(rollout.states, rollout.proprio)[:, 1:]
+        cost, alive = model.cost(features), model.continuation(features)
         survival = torch.cumprod(torch.cat([torch.ones_like(alive[:, :1]), alive[:, :-1]], 1), 1)
-        steps = torch.arange(flat.shape[1], device=flat.device)
+        steps = torch.arange(features.shape[1], device=features.device)
         total: Tensor = (cost * survival * discount**steps).sum(1).mean()
         return total

@@ -21,7 +21,7 @@ from fosp_trainer.config import FineTuneConfig, OptimizerConfig
 from fosp_trainer.critics import Transitions
 from fosp_trainer.data import Frames, Indices, StreamSampler, check_space, concatenate, gather
 from fosp_trainer.errors import UserError
-from fosp_trainer.latents import subset
+from fosp_trainer.latents import glimpse, recall, subset
 from fosp_trainer.nets import Optimizer
 from fosp_trainer.pretrain import Latents, actor_loss, critic_loss, flips_of, merge
 from fosp_trainer.world_model import State
@@ -150,16 +150,23 @@ class _Round:
         if self.old is not None and rows < data.batch:
             rest = dataclasses.replace(data, batch=data.batch - rows)
             samplers.append((StreamSampler(self.old, rest, self.rng), self.own.count))
+        model.freeze_encoder()
+        glimpses = (
+            {} if model.reader is None else {flip: glimpse(model, frames, flip) for flip in flips_of(self.agent.config)}
+        )
         optimizer = self._optimizer([model], self.config.world_model_rate, "world_model")
         carry: State | None = None
 
         def update(step: int) -> dict[str, Tensor]:
             nonlocal carry
-            batch = gather(frames, _beside(samplers), self.agent.config.space)
+            indices = _beside(samplers)
+            batch = gather(frames, indices, self.agent.config.space)
+            if glimpses:
+                recall(glimpses, batch, indices)
             loss, metrics, observed = model(batch, carry)
             loss.backward()
             norm = optimizer.step(step)
-            carry = State(observed.states.deter[:, -1].detach(), observed.states.stoch[:, -1].detach())
+            carry = observed.states.at(np.s_[:, -1]).detach()
             return {"loss": loss.detach(), "kl": metrics["kl"], "image": metrics["image"], "gradient_norm": norm}
 
         model.train()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from fosp_trainer import checkpoint, diagnostics
+from fosp_trainer import checkpoint, diagnostics, table
 from fosp_trainer import config as configuration
 from fosp_trainer.actor import Actor
 from fosp_trainer.agent import Agent
@@ -21,7 +21,7 @@ from fosp_trainer.config import Config, OptimizerConfig
 from fosp_trainer.critics import Transitions, lambda_return
 from fosp_trainer.data import Frames, Indices, StreamSampler, WindowSampler, check_space, gather, make_sampler, split
 from fosp_trainer.errors import UserError
-from fosp_trainer.latents import encode
+from fosp_trainer.latents import Glimpses, Tick, encode, glimpse, recall
 from fosp_trainer.nets import Optimizer
 from fosp_trainer.progress import Interrupted, Log, Stopper, bar, console
 from fosp_trainer.world_model import State
@@ -37,19 +37,24 @@ class Latents:
     """
 
     def __init__(
-        self, agent: Agent, frames: Frames, flips: tuple[bool, ...], tick: Callable[[int], None] | None = None
+        self,
+        agent: Agent,
+        frames: Frames,
+        flips: tuple[bool, ...],
+        tick: Tick | None = None,
+        glimpses: Mapping[bool, Glimpses] | None = None,
     ) -> None:
-        space = agent.config.space
-        mirror = torch.tensor(space.mirror_action), torch.tensor(space.mirror_proprio)
-        proprio = agent.world_model.normalize_proprio(torch.from_numpy(frames.proprio))
+        """``glimpses``: what the encoder makes of the frames, by flip, where that is known already."""
+        space, model = agent.config.space, agent.world_model
+        mirror = torch.tensor(space.mirror_action)
         action = torch.from_numpy(frames.action)
+        known = dict(glimpses or {})
         parts = []
         for flip in flips:
-            encoded = encode(agent.world_model, frames, flip=flip, tick=tick)
-            signs = [m if flip else torch.ones_like(m) for m in mirror]
-            parts.append(
-                (torch.cat([encoded.deter, encoded.stoch, proprio * signs[1]], -1), action * signs[0], encoded.surprise)
-            )
+            if flip not in known and model.reader is not None:
+                known[flip] = glimpse(model, frames, flip)
+            encoded = encode(model, frames, flip=flip, tick=tick, glimpses=known.get(flip))
+            parts.append((encoded.features, action * mirror if flip else action, encoded.surprise))
         copies = len(flips)
         self.features, self.action, self.surprise = (torch.cat(x) for x in zip(*parts, strict=True))
         self.reward = torch.from_numpy(frames.reward).repeat(copies)
@@ -60,18 +65,36 @@ class Latents:
         last = np.zeros(frames.count, np.bool_)
         last[np.append(frames.starts[1:], frames.count) - 1] = True
         self.sources = torch.from_numpy(np.flatnonzero(np.tile(~last, copies)))
+        # only imagination starts from tables; they are large
+        imagines = agent.config.critic.imagined_weight > 0 or agent.config.actor.imagined_cost
+        self._tables = [(len(self.features), [known[f] for f in flips])] if known and imagines else []
 
     def batch(self, index: Tensor) -> Transitions:
         """The transitions that start at frames ``index`` (N,)."""
         after = index + 1
         return Transitions(
             self.features[index], self.action[index], self.cost[index], self.reward[after], self.cost[after],
-            self.features[after], self.alive[after], self.good[index],
+            self.features[after], self.alive[after], self.good[index], self.tables(index),
         )  # fmt: skip
+
+    def tables(self, index: Tensor) -> Tensor:
+        """Tables (N, M) of frames (N,) to imagine from; (N, 0) where nothing is imagined."""
+        if not self._tables:
+            return torch.zeros(len(index), 0)
+        out = torch.empty(len(index), table.LENGTH)
+        begin = 0
+        for total, copies in self._tables:
+            frames = total // len(copies)
+            for glimpses in copies:
+                chosen = (index >= begin) & (index < begin + frames)
+                out[chosen] = glimpses.tables(index[chosen] - begin)
+                begin += frames
+        return out
 
     def extend(self, other: Latents) -> None:
         """Take in further episodes."""
         self.sources = torch.cat([self.sources, other.sources + len(self.features)])
+        self._tables = [*self._tables, *other._tables]
         for name in ("features", "action", "surprise", "reward", "cost", "alive", "good"):
             setattr(self, name, torch.cat([getattr(self, name), getattr(other, name)]))
 
@@ -90,33 +113,42 @@ def flips_of(config: Config) -> tuple[bool, ...]:
     return (False, True) if config.data.flip else (False,)
 
 
-def split_state(agent: Agent, features: Tensor) -> tuple[State, Tensor]:
-    """Features (N, F) back to a latent state and normalised proprioception."""
+def split_state(agent: Agent, batch: Transitions) -> tuple[State, Tensor]:
+    """Latent states and normalised proprioception (N, P) of a batch that holds its tables."""
     model = agent.config.world_model
-    deter, stoch, proprio = features.split([model.deter, model.latent, agent.config.space.proprio], -1)
-    return State(deter, stoch), proprio
+    deter, stoch, proprio, _ = batch.features.split(
+        [
+            model.deter, model.latent, agent.config.space.proprio,
+            batch.features.shape[-1] - model.deter - model.latent - agent.config.space.proprio,
+        ],
+        -1,
+    )  # fmt: skip
+    return State(deter, stoch, batch.table), proprio
+
+
+def head_of(batch: Transitions, count: int) -> Transitions:
+    """The first transitions of a batch."""
+    return Transitions(*(getattr(batch, f.name)[:count] for f in dataclasses.fields(batch)))
 
 
 @torch.no_grad()
 def imagined_targets(
-    agent: Agent, features: Tensor, policy: nn.Module
+    agent: Agent, batch: Transitions, policy: nn.Module
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Roll a policy from states (N, F): features (N * H, F), actions, reward and cost lambda-returns, reachability
-    targets (N * H,).
+    """Roll a policy from a batch's states (N, F): features (N * H, F), actions, reward and cost lambda-returns,
+    reachability targets (N * H,).
     """
-    config = agent.config.critic
-    state, proprio = split_state(agent, features)
-    rollout = agent.world_model.imagine(
+    config, model = agent.config.critic, agent.world_model
+    state, proprio = split_state(agent, batch)
+    rollout = model.imagine(
         state,
         config.imagined_horizon,
-        policy=lambda s, p: policy.sample(torch.cat([s.flat(), p], -1)),  # type: ignore[operator]
+        policy=lambda s, p: policy.sample(model.features(s, p)),  # type: ignore[operator]
         proprio=proprio,
     )
-    flat = rollout.states.flat()
-    seen = torch.cat([flat, rollout.proprio], -1)  # (N, H + 1, F)
-    after, after_flat = seen[:, 1:], flat[:, 1:]
-    reward, cost = agent.world_model.reward(after_flat), agent.world_model.cost(after_flat)
-    alive = agent.world_model.continuation(after_flat)
+    seen = model.features(rollout.states, rollout.proprio)  # (N, H + 1, F)
+    after = seen[:, 1:]
+    reward, cost, alive = model.reward(after), model.cost(after), model.continuation(after)
     critics = agent.critics
     reward_return = lambda_return(
         reward, critics.reward.state_value(after, slow=True), config.discount * alive, config.trace
@@ -145,7 +177,7 @@ def critic_loss(
     ahead = reach_ahead = None
     count = config.imagined_batch if imagined is None else imagined
     if config.imagined_weight > 0 and count > 0:
-        features, action, reward, cost, reach = imagined_targets(agent, batch.features[:count], policy)
+        features, action, reward, cost, reach = imagined_targets(agent, head_of(batch, count), policy)
         ahead, reach_ahead = (features, action, reward, cost), (features, action, reach)
     values, metrics = agent.critics(batch, ahead)
     reachability, reach_metrics = agent.reach(batch, reach_ahead)
@@ -157,7 +189,7 @@ def actor_loss(agent: Agent, actor: Actor, batch: Transitions) -> tuple[Tensor, 
     config = agent.config.actor
     loss, metrics = agent.extraction.loss(actor, agent.critics, agent.reach, batch)
     if config.imagined_cost:
-        state, proprio = split_state(agent, batch.features[: config.imagined_batch])
+        state, proprio = split_state(agent, head_of(batch, config.imagined_batch))
         discount = agent.config.critic.cost_discount
         cost = agent.extraction.imagined_cost(agent.world_model, actor, state, proprio, discount)
         loss = loss + agent.extraction.lagrangian(cost)
@@ -195,7 +227,11 @@ class Trainer:
         self.totals = self._totals()
         agent = self.agent
         self._parts: dict[str, tuple[list[nn.Module], OptimizerConfig, str]] = {
-            "encoder": ([agent.world_model.encoder, agent.world_model.sight_head], config.encoder_optimizer, "encoder"),
+            "encoder": (
+                [m for m in (agent.world_model.encoder, agent.world_model.reader) if m is not None],
+                config.encoder_optimizer,
+                "encoder",
+            ),
             "world_model": ([agent.world_model], config.world_model_optimizer, "world_model"),
             "critics": ([agent.critics, agent.reach], config.critic_optimizer, "critics"),
             "behaviour": ([agent.behaviour], config.actor_optimizer, "critics"),
@@ -209,12 +245,14 @@ class Trainer:
         self.sampler: StreamSampler | WindowSampler = make_sampler(train, config.data, self.rng)
         self.carry: State | None = None
         self.latents: Latents | None = None
+        self.glimpses: dict[bool, Glimpses] = {}
+        """What the frozen encoder makes of the training frames, by flip."""
         self.extra: Latents | None = None
         """Latents of the policy's own episodes, in online rounds."""
 
     def _totals(self) -> dict[str, int]:
         stages = self.config.stages
-        labelled = self.config.world_model.position_weight > 0 and bool(np.isfinite(self.train.goal).all())
+        labelled = self.config.world_model.table.enabled and self.train.labelled
         return {
             "encoder": stages.encoder_steps if labelled else 0,
             "world_model": stages.world_model_steps,
@@ -222,6 +260,11 @@ class Trainer:
             "critics": stages.critic_steps,
             "actor": stages.actor_steps,
         }
+
+    @property
+    def encoder_frozen(self) -> bool:
+        """Whether the encoder learns in a stage of its own only."""
+        return "encoder" in self.stages and self.totals["encoder"] > 0
 
     def restart(self, name: str) -> None:
         """Give the part ``name`` a new optimiser, whose schedule is as long as the part's stage."""
@@ -239,32 +282,38 @@ class Trainer:
     # -- steps
 
     def encoder_step(self) -> dict[str, Tensor]:
-        """One update of the encoder on random frames, by the positions that the data labels; returns its loss."""
-        count = self.config.stages.encoder_batch
-        frame = self.rng.integers(0, self.train.count, (count, 1))
-        flip = (self.rng.random((count, 1)) < 0.5) & self.config.data.flip
-        batch = gather(self.train, Indices(frame, np.full_like(frame, -1), flip), self.config.space, self.fabric.device)
+        """One update of the encoder and its reader: a few frames of random episodes, in their order; returns its
+        losses.
+        """
+        rows, glances = self.config.stages.encoder_batch, self.config.world_model.table.glances
+        episode = self.rng.integers(0, self.train.episodes, (rows, 1))
+        offset = np.sort((self.rng.random((rows, glances)) * self.train.lengths[episode]).astype(np.int64), axis=1)
+        flip = np.repeat((self.rng.random((rows, 1)) < 0.5) & self.config.data.flip, glances, 1)
+        chosen = Indices(self.train.starts[episode] + offset, np.full_like(offset, -1), flip)
+        batch = gather(self.train, chosen, self.config.space, self.fabric.device, labels=True)
+        batch.is_first = torch.zeros_like(batch.is_first)
+        batch.is_first[:, 0] = 1.0
         model = self.agent.world_model
-        assert batch.points is not None
-        embedded = model.embed(batch.image.flatten(0, 1), batch.proprio.flatten(0, 1))
-        loss = model.position_loss(model.sight_head(embedded), batch.points.flatten(0, 1))
+        losses = model.reading_losses(model.read(model.encoder(batch.image.flatten(0, 1))), batch)
+        loss = torch.stack(list(losses.values())).sum()
         loss.backward()
         norm = self.optimizers["encoder"].step(self.step)
-        return {"loss": loss.detach(), "gradient_norm": norm}
+        return {"loss": loss.detach(), **{k: v.detach() for k, v in losses.items()}, "gradient_norm": norm}
 
     def world_model_step(self) -> dict[str, Tensor]:
         """One update of the world model; returns its losses."""
         self.model.train()
-        batch = gather(self.train, self.sampler.sample(), self.config.space, self.fabric.device)
+        indices = self.sampler.sample()
+        batch = gather(self.train, indices, self.config.space, self.fabric.device, labels=not self.glimpses)
+        if self.glimpses:
+            recall(self.glimpses, batch, indices)
         loss, metrics, observed = self.model(batch, self.carry)
         self.fabric.backward(loss)
         metrics["gradient_norm"] = self.optimizers["world_model"].step(self.step)
         metrics["loss"] = loss.detach()
         self.carry = None
         if isinstance(self.sampler, StreamSampler):
-            self.carry = State(
-                observed.states.deter[:, -1].detach().float(), observed.states.stoch[:, -1].detach().float()
-            )
+            self.carry = observed.states.at(np.s_[:, -1]).detach()
         self._last = (batch, observed)
         return metrics
 
@@ -311,13 +360,14 @@ class Trainer:
         metrics = {f"world_model_{k}": v for k, v in self.world_model_step().items()}
         batch, observed = self._last
         with torch.no_grad():
-            features = self.agent.features(observed.states.detach(), batch.proprio).float()
+            states = observed.states.detach()
+            features = self.agent.features(states, batch.proprio).float()
             follows = 1.0 - batch.is_first[:, 1:]
             # the action that led to t + 1 is the one taken at t
             parts = (
                 features[:, :-1], batch.previous_action[:, 1:], batch.cost[:, :-1], batch.reward[:, 1:],
                 batch.cost[:, 1:],
-                features[:, 1:], 1.0 - batch.is_terminal[:, 1:], torch.ones_like(follows),
+                features[:, 1:], 1.0 - batch.is_terminal[:, 1:], torch.ones_like(follows), states.table[:, :-1],
             )  # fmt: skip
             keep = follows.flatten() > 0
             flat = Transitions(*(x.flatten(0, 1)[keep] for x in parts))
@@ -343,10 +393,22 @@ class Trainer:
             log.close()
 
     def _enter(self) -> None:
+        flips = flips_of(self.config)
+        if self.stage in ("world_model", "critics", "actor") and self.encoder_frozen and self.latents is None:
+            with bar("look", self.train.count * len(flips), quiet=self.quiet) as shown:
+                for flip in flips:
+                    if flip not in self.glimpses:
+                        self.glimpses[flip] = glimpse(
+                            self.agent.world_model, self.train, flip, tick=lambda n: shown.advance(n, "")
+                        )
+        if self.stage == "world_model" and self.encoder_frozen:
+            self.agent.world_model.freeze_encoder()
         if self.stage in ("critics", "actor") and self.latents is None:
-            flips = flips_of(self.config)
             with bar("encode", self.train.count * len(flips), quiet=self.quiet) as shown:
-                self.latents = Latents(self.agent, self.train, flips, tick=lambda n: shown.advance(n, ""))
+                self.latents = Latents(
+                    self.agent, self.train, flips, lambda n: shown.advance(n, ""), self.glimpses or None
+                )
+            self.glimpses = {}
         if self.stage == "actor" and self.step == 0:
             self.agent.offline.load_state_dict(self.agent.behaviour.state_dict())
 
@@ -443,7 +505,7 @@ class Trainer:
         for name, optimizer in self.optimizers.items():
             tensors |= checkpoint.optimizer_tensors(name, optimizer.adam)
         if self.carry is not None:
-            tensors |= {"carry/deter": self.carry.deter, "carry/stoch": self.carry.stoch}
+            tensors |= {f"carry/{f.name}": getattr(self.carry, f.name) for f in dataclasses.fields(State)}
         state = {
             "stage": self.stage, "step": self.step, "update": self.update, "round": self.round,
             "duration_s": round(self.duration_s, 1),
@@ -467,7 +529,8 @@ class Trainer:
             if name not in missing:
                 checkpoint.restore_optimizer(name, optimizer.adam, tensors)
         self.sampler.rows = tensors["sampler/rows"].numpy().copy()
-        self.carry = State(tensors["carry/deter"], tensors["carry/stoch"]) if "carry/deter" in tensors else None
+        names = [f"carry/{f.name}" for f in dataclasses.fields(State)]
+        self.carry = State(*(tensors[name] for name in names)) if names[0] in tensors else None
         self.stage, self.step, self.update = saved.state["stage"], saved.state["step"], saved.state["update"]
         self.round, self.duration_s = saved.state.get("round", 0), saved.state["duration_s"]
         self.rng.bit_generator.state = saved.state["random"]

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fosp_trainer.config import CriticConfig, SpaceConfig, WorldModelConfig
-from fosp_trainer.critics import Transitions, feature_length
+from fosp_trainer.critics import Transitions
 from fosp_trainer.nets import MLP, freeze, update_slow
+from fosp_trainer.world_model import feature_length
 
 
 def reach_target(cost: Tensor, next_probability: Tensor, alive: Tensor, discount: float) -> Tensor:

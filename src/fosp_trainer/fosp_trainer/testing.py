@@ -24,6 +24,7 @@ def random_episodes(count: int = 3, length: int = 12, seed: int = 0, labels: boo
         {
             "tool": rng.random((length, 3), dtype=np.float32),
             "goal": rng.random(3, dtype=np.float32),
+            "footprints": rng.integers(0, 255, (length, 32, 32), dtype=np.uint8),
             "obstacles": rng.random((length, 3, 3), dtype=np.float32),
         }
         if labels

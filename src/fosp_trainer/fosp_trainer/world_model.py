@@ -1,24 +1,30 @@
 """World model: DreamerV3's recurrent state-space model (Hafner et al. 2023) with reward, cost and continuation heads.
 
-Shapes: B batch, T time, D deterministic state, Z = stoch * classes flat stochastic state, A action, P proprioception.
+Shapes: B batch, T time, D deterministic state, Z = stoch * classes flat stochastic state, A action, P proprioception,
+M flat table (``fosp_trainer.table``; 0 without one), F features: what heads, critics and actors see.
 Everything but the recurrent step runs once over the whole (B, T) block.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fosp_trainer import table
 from fosp_trainer.config import SpaceConfig, WorldModelConfig
-from fosp_trainer.nets import MLP, ImageNorm, TwoHot
+from fosp_trainer.nets import MLP, ImageNorm, TwoHot, freeze
+from fosp_trainer.table import Geometry, Reader, Reading
 
 OBSTACLE_SLOTS: Final = 3
+_NEAR_GRID: Final = 8
+"""Cells a side of what the posterior is told of the places near obstacles."""
 POSITION_SCALE_M: Final = 0.3
 
 
@@ -36,6 +42,9 @@ class Batch:
     is_first: Tensor  # (B, T) float 0 or 1
     is_terminal: Tensor  # (B, T) float 0 or 1
     points: Tensor | None = None  # (B, T, 1 + K, 3) goal and obstacles in metres, NaN where absent or unknown
+    footprints: Tensor | None = None  # (B, T, C, C) in [0, 1] how much obstacles cover; None where unknown
+    seen: Tensor | None = None  # (B, T, E) what a frozen encoder makes of the images
+    table: Tensor | None = None  # (B, T, M) and the tables that go with it
 
 
 @dataclass
@@ -44,6 +53,7 @@ class State:
 
     deter: Tensor  # (..., D)
     stoch: Tensor  # (..., Z) one-hot blocks
+    table: Tensor  # (..., M) what is believed of the table; the world model's dynamics leave it as it is
 
     def flat(self) -> Tensor:
         """(..., D + Z)."""
@@ -51,7 +61,17 @@ class State:
 
     def detach(self) -> State:
         """The same values without gradient."""
-        return State(self.deter.detach(), self.stoch.detach())
+        return State(self.deter.detach(), self.stoch.detach(), self.table.detach())
+
+    def at(self, index: Any) -> State:
+        """The states at ``index`` of the leading dimensions."""
+        return State(self.deter[index], self.stoch[index], self.table[index])
+
+    @staticmethod
+    def stack(states: Sequence[State], dim: int) -> State:
+        """States one beside the other along a new dimension."""
+        parts = (torch.stack([getattr(s, name) for s in states], dim) for name in ("deter", "stoch", "table"))
+        return State(*parts)
 
 
 @dataclass
@@ -61,7 +81,7 @@ class Observed:
     states: State  # (B, T, ...)
     posterior: Tensor  # (B, T, stoch, classes) log probabilities
     prior: Tensor  # (B, T, stoch, classes) log probabilities
-    embedded: Tensor  # (B, T, E) what the encoder saw
+    reading: Reading | None  # (B * T, ...) of the frames, where they were encoded now
 
 
 @dataclass
@@ -74,28 +94,39 @@ class Rollout:
 
 
 class Encoder(nn.Module):
-    """Image and normalised proprioception to an embedding."""
+    """Images to features at three scales."""
 
     def __init__(self, space: SpaceConfig, config: WorldModelConfig) -> None:
         super().__init__()
         depth, size, stride = config.cnn_depth, space.image_size // config.stem_stride, config.stem_stride
-        layers: list[nn.Module] = [
-            nn.Conv2d(space.channels, depth, 2 * stride, stride, stride // 2),
-            ImageNorm(depth),
-            nn.SiLU(),
+        self.warmth, self.cameras = config.colours == "warmth", space.cameras
+        stages: list[nn.Module] = [
+            nn.Sequential(
+                nn.Conv2d(space.channels, depth, 2 * stride, stride, stride // 2), ImageNorm(depth), nn.SiLU()
+            )
         ]
+        widths = [depth]
         while size > 4:
-            layers += [nn.Conv2d(depth, 2 * depth, 4, 2, 1), ImageNorm(2 * depth), nn.SiLU()]
+            stages.append(nn.Sequential(nn.Conv2d(depth, 2 * depth, 4, 2, 1), ImageNorm(2 * depth), nn.SiLU()))
             depth, size = 2 * depth, size // 2
-        self.image = nn.Sequential(*layers)
-        self.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.proprio = MLP(space.proprio, config.hidden // 2, 1, config.hidden // 2)
-        self.outputs = depth * size * size + config.hidden // 2
+            widths.append(depth)
+        self.stages = nn.ModuleList(stages)
+        self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.widths = tuple(widths)
+        self.outputs = depth * size * size
 
-    def forward(self, image: Tensor, proprio: Tensor) -> Tensor:
-        """Image (N, C, S, S) in [0, 1] and proprioception (N, P) to (N, outputs)."""
-        features = self.image(image).permute(0, 2, 3, 1).flatten(1)
-        return torch.cat([features, self.proprio(proprio)], -1)
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """uint8 images (N, S, S, C) to features (N, channels, H, W), the finest first."""
+        x = image.permute(0, 3, 1, 2).float() / 255.0  # channels_last already
+        if self.warmth:
+            split = x.unflatten(1, (self.cameras, 3))
+            x = torch.stack([split.amax(2), split.amin(2), split[:, :, 0]], 2).flatten(1, 2)
+            x = x.contiguous(memory_format=torch.channels_last)
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
 
 
 class Decoder(nn.Module):
@@ -129,6 +160,16 @@ class Decoder(nn.Module):
         return image
 
 
+def table_length(config: WorldModelConfig) -> int:
+    """M: length of a state's table."""
+    return table.LENGTH if config.table.enabled else 0
+
+
+def feature_length(space: SpaceConfig, config: WorldModelConfig) -> int:
+    """F: latent state, normalised proprioception and the view of the table."""
+    return config.deter + config.latent + space.proprio + (table.VIEW if config.table.enabled else 0)
+
+
 class RSSM(nn.Module):
     """Recurrent state-space model: layer-normalised GRU and categorical states with 1 % uniform mix."""
 
@@ -149,7 +190,9 @@ class RSSM(nn.Module):
     def initial(self, batch: int, device: torch.device | str = "cpu") -> State:
         """The state before an episode's first frame: zeros."""
         return State(
-            torch.zeros(batch, self.config.deter, device=device), torch.zeros(batch, self.config.latent, device=device)
+            torch.zeros(batch, self.config.deter, device=device),
+            torch.zeros(batch, self.config.latent, device=device),
+            torch.zeros(batch, table_length(self.config), device=device),
         )
 
     def log_probabilities(self, logits: Tensor) -> Tensor:
@@ -165,13 +208,13 @@ class RSSM(nn.Module):
         p = log_p.exp()
         return (one_hot + (p - p.detach())).flatten(-2) if p.requires_grad else one_hot.flatten(-2)
 
-    def recur(self, state: State, action_in: Tensor) -> Tensor:
+    def recur(self, deter: Tensor, stoch: Tensor, action_in: Tensor) -> Tensor:
         """Next deterministic state (N, D), with the action already projected (N, hidden)."""
-        x = F.silu(self.in_norm(self.stoch_in(state.stoch) + action_in))
-        reset, candidate, update = self.gru_norm(self.gru(torch.cat([x, state.deter], -1))).chunk(3, -1)
+        x = F.silu(self.in_norm(self.stoch_in(stoch) + action_in))
+        reset, candidate, update = self.gru_norm(self.gru(torch.cat([x, deter], -1))).chunk(3, -1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         update = torch.sigmoid(update - 1.0)
-        return update * candidate + (1.0 - update) * state.deter
+        return update * candidate + (1.0 - update) * deter
 
     def posterior(self, deter: Tensor, embed_in: Tensor) -> Tensor:
         """Posterior log probabilities (N, stoch, classes), with the embedding already projected (N, hidden)."""
@@ -179,8 +222,8 @@ class RSSM(nn.Module):
 
     def imagine_step(self, state: State, action: Tensor, noise: Tensor | None = None) -> State:
         """Prior step (N, ...) under an action (N, A)."""
-        deter = self.recur(state, self.action_in(action))
-        return State(deter, self.sample(self.log_probabilities(self.prior(deter)), noise))
+        deter = self.recur(state.deter, state.stoch, self.action_in(action))
+        return State(deter, self.sample(self.log_probabilities(self.prior(deter)), noise), state.table)
 
     def noise(
         self, *shape: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
@@ -220,13 +263,17 @@ class WorldModel(nn.Module):
         self.register_buffer("proprio_center", (low + high) / 2, persistent=False)
         self.register_buffer("proprio_half", (high - low) / 2, persistent=False)
         self.encoder = Encoder(space, config)
-        self.rssm = RSSM(config, self.encoder.outputs, space.action)
+        self.reader = Reader(self.encoder.widths, config.table.units) if config.table.enabled else None
+        self.geometry = Geometry(config.table)
+        self.proprio_in = MLP(space.proprio, config.hidden // 2, 1, config.hidden // 2)
+        glimpse = _NEAR_GRID**2 + space.proprio if config.table.enabled else 0
+        self.rssm = RSSM(config, self.encoder.outputs + config.hidden // 2 + glimpse, space.action)
         self.decoder = Decoder(space, config)
-        features = config.deter + config.latent
+        latent = config.deter + config.latent
+        self.features_length = features = feature_length(space, config)
         self.bins = TwoHot(config.bin_count, config.bin_limit)
-        self.proprio_head = MLP(features, config.units, config.layers, space.proprio)
-        self.position_head = MLP(features, config.units, config.layers, 3 * (1 + OBSTACLE_SLOTS))
-        self.sight_head = MLP(self.encoder.outputs, config.units, config.layers, 3 * (1 + OBSTACLE_SLOTS))
+        self.proprio_head = MLP(latent, config.units, config.layers, space.proprio)
+        self.position_head = MLP(latent, config.units, config.layers, 3 * (1 + OBSTACLE_SLOTS))
         self.reward_head = MLP(features, config.units, config.layers, self.bins.outputs, out_scale=0.0)
         self.cost_head = MLP(features, config.units, config.layers, self.bins.outputs, out_scale=0.0)
         self.continue_head = MLP(features, config.units, config.layers, 1)
@@ -235,11 +282,82 @@ class WorldModel(nn.Module):
         """Metres to about [-1, 1]."""
         return (proprio - self.proprio_center) / self.proprio_half
 
-    def embed(self, image: Tensor, proprio: Tensor) -> Tensor:
-        """uint8 images (N, S, S, C) and proprioception (N, P) in metres to embeddings (N, E)."""
-        pixels = image.permute(0, 3, 1, 2).float() / 255.0  # channels_last already
-        embedded: Tensor = self.encoder(pixels, self.normalize_proprio(proprio))
-        return embedded
+    def freeze_encoder(self) -> None:
+        """From here on nothing changes what is read from images; without a table the encoder goes on learning."""
+        if self.reader is not None:
+            freeze(self.encoder)
+            freeze(self.reader)
+
+    def read(self, features: list[Tensor]) -> Reading:
+        """What the encoder's features show of the table. Raises ``ValueError`` without a table."""
+        if self.reader is None:
+            raise ValueError("this world model reads no table (world_model.table.enabled)")
+        reading: Reading = self.reader(*features[-3:])
+        return reading
+
+    def look(self, image: Tensor, is_first: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Reading | None]:
+        """See images (B, T, S, S, C), with the tables before them (B, M): what the encoder makes of them (B, T, E), the
+        tables after each (B, T, M), and the readings (B * T, ...).
+        """
+        b, t = is_first.shape
+        features = self.encoder(image.flatten(0, 1))
+        seen = features[-1].permute(0, 2, 3, 1).flatten(1).unflatten(0, (b, t))
+        if self.reader is None:
+            return seen, before[:, None].expand(b, t, 0), None
+        reading = self.read(features)
+        with torch.no_grad():
+            covers, goals = self.beliefs(reading, is_first, before)
+            tables = self.geometry.table(covers.flatten(0, 1), goals.flatten(0, 1)).flat().unflatten(0, (b, t))
+        return seen, tables, reading
+
+    def beliefs(self, reading: Reading, is_first: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Beliefs of obstacles and goal (B, T, C, C) after each of the readings (B * T, ...), with the tables before
+        them (B, M).
+        """
+        b, t = is_first.shape
+        grid = (b, table.CELLS, table.CELLS)
+        cover = goal = torch.zeros(grid, device=is_first.device)
+        if before is not None:
+            known = table.unflatten(before)
+            cover, goal = known.cover, known.goal
+        steps = [
+            Reading(*parts)
+            for parts in zip(
+                *(
+                    x.unflatten(0, (b, t)).unbind(1)
+                    for x in (reading.cover, reading.cover_gate, reading.goal, reading.goal_gate)
+                ),
+                strict=True,
+            )
+        ]
+        covers, goals = [], []
+        for i, step in enumerate(steps):
+            cover, goal = table.remember(cover, goal, step, is_first[:, i])
+            covers.append(cover)
+            goals.append(goal)
+        return torch.stack(covers, 1), torch.stack(goals, 1)
+
+    def embed(self, seen: Tensor, tables: Tensor, proprio: Tensor) -> Tensor:
+        """What the posterior is told (N, ...) of images (N, E), tables (N, M) and proprioception (N, P) in metres."""
+        parts = [seen, self.proprio_in(self.normalize_proprio(proprio))]
+        if self.reader is not None:
+            known = table.unflatten(tables)
+            parts.append(F.avg_pool2d(known.near[:, None], table.CELLS // _NEAR_GRID).flatten(1))
+            place = torch.cat([known.place, proprio[:, 2:]], -1)
+            parts.append(self.normalize_proprio(place))
+        return torch.cat(parts, -1)
+
+    def features(self, state: State, proprio: Tensor) -> Tensor:
+        """(..., F) of states (...) and normalised proprioception (..., P)."""
+        parts = [state.flat(), proprio]
+        if self.reader is not None:
+            tool = proprio * self.proprio_half + self.proprio_center
+            if tool.dim() == 2:  # as in the exported graphs, where the batch's size is not known
+                parts.append(self.geometry.view(state.table, tool))
+            else:
+                view = self.geometry.view(state.table.flatten(0, -2), tool.flatten(0, -2))
+                parts.append(view.unflatten(0, proprio.shape[:-1]))
+        return torch.cat(parts, -1)
 
     def observe(self, batch: Batch, state: State | None = None, sample: bool = True) -> Observed:
         """Filter a batch from ``state`` (zeros when None). ``is_first`` resets state and previous action.
@@ -247,23 +365,28 @@ class WorldModel(nn.Module):
         ``sample=False`` takes the posterior's mode, as the deployed policy does.
         """
         b, t = batch.is_first.shape
-        embedded = self.embed(batch.image.flatten(0, 1), batch.proprio.flatten(0, 1))
+        device = batch.is_first.device
+        state = state or self.rssm.initial(b, device)
+        reading = None
+        if batch.seen is not None and batch.table is not None:
+            seen, tables = batch.seen, batch.table
+        else:
+            seen, tables, reading = self.look(batch.image, batch.is_first, state.table)
+        embedded = self.embed(seen.flatten(0, 1), tables.flatten(0, 1), batch.proprio.flatten(0, 1))
         embed_in = self.rssm.embed_in(embedded).unflatten(0, (b, t)).unbind(1)
         keep = (1.0 - batch.is_first)[..., None]
         action_in = self.rssm.action_in(batch.previous_action * keep).unbind(1)
-        device = batch.is_first.device
         noise = self.rssm.noise(t, b, device=device).unbind(0) if sample else [None] * t
-        state = state or self.rssm.initial(b, device)
         steps = []
         for i in range(t):
             mask = keep[:, i]
-            deter = self.rssm.recur(State(state.deter * mask, state.stoch * mask), action_in[i])
+            deter = self.rssm.recur(state.deter * mask, state.stoch * mask, action_in[i])
             log_q = self.rssm.posterior(deter, embed_in[i])
-            state = State(deter, self.rssm.sample(log_q, noise[i]))
+            state = State(deter, self.rssm.sample(log_q, noise[i]), tables[:, i])
             steps.append((deter, state.stoch, log_q))
         deters, stochs, posterior = (torch.stack(x, 1) for x in zip(*steps, strict=True))
         prior = self.rssm.log_probabilities(self.rssm.prior(deters))
-        return Observed(State(deters, stochs), posterior, prior, embedded.unflatten(0, (b, t)))
+        return Observed(State(deters, stochs, tables), posterior, prior, reading)
 
     @torch.no_grad()
     def imagine(
@@ -304,20 +427,19 @@ class WorldModel(nn.Module):
             states.append(self.rssm.imagine_step(states[-1], action, noise[i]))
             positions.append(self.proprio_head(states[-1].flat()))
             taken.append(action)
-        stacked = State(torch.stack([s.deter for s in states], 1), torch.stack([s.stoch for s in states], 1))
-        return Rollout(stacked, torch.stack(positions, 1), torch.stack(taken, 1))
+        return Rollout(State.stack(states, 1), torch.stack(positions, 1), torch.stack(taken, 1))
 
-    def reward(self, state: Tensor) -> Tensor:
-        """Expected reward (...) on arriving at flat states (..., D + Z)."""
-        return self.bins.mean(self.reward_head(state))
+    def reward(self, features: Tensor) -> Tensor:
+        """Expected reward (...) on arriving at states with features (..., F)."""
+        return self.bins.mean(self.reward_head(features))
 
-    def cost(self, state: Tensor) -> Tensor:
+    def cost(self, features: Tensor) -> Tensor:
         """Expected cost (...), at least 0."""
-        return self.bins.mean(self.cost_head(state)).clamp_min(0.0)
+        return self.bins.mean(self.cost_head(features)).clamp_min(0.0)
 
-    def continuation(self, state: Tensor) -> Tensor:
+    def continuation(self, features: Tensor) -> Tensor:
         """Probability (...) that the episode goes on."""
-        return torch.sigmoid(self.continue_head(state).float()[..., 0])
+        return torch.sigmoid(self.continue_head(features).float()[..., 0])
 
     def image_loss(self, features: Tensor, image: Tensor) -> Tensor:
         """Squared error a frame, summed over pixels, with saturated and red pixels weighted up.
@@ -344,25 +466,22 @@ class WorldModel(nn.Module):
         """Training loss (scalar), its parts, and the filtered sequence."""
         config = self.config
         observed = self.observe(batch, state)
-        features = observed.states.flat().flatten(0, 1)  # (B * T, D + Z)
+        latent = observed.states.flat().flatten(0, 1)  # (B * T, D + Z)
         proprio = self.normalize_proprio(batch.proprio.flatten(0, 1))
+        features = self.features(observed.states, self.normalize_proprio(batch.proprio)).flatten(0, 1)  # (B * T, F)
         reward, cost = batch.reward.flatten(), batch.cost.flatten()
         events = 1.0 + (config.cost_event_weight - 1.0) * (cost > 0)
         alive = 1.0 - batch.is_terminal.flatten()
-        losses = (
-            {}
-            if batch.points is None or config.position_weight == 0
-            else {
-                name: config.position_weight * self.position_loss(head(inputs), batch.points.flatten(0, 1))
-                for name, head, inputs in (
-                    ("position", self.position_head, features),
-                    ("sight", self.sight_head, observed.embedded.flatten(0, 1)),
-                )
-            }
-        )
+        losses: dict[str, Tensor] = {}
+        if batch.points is not None and config.position_weight > 0:
+            losses["position"] = config.position_weight * self.position_loss(
+                self.position_head(latent), batch.points.flatten(0, 1)
+            )
+        if observed.reading is not None and batch.points is not None and batch.footprints is not None:
+            losses |= self.reading_losses(observed.reading, batch)
         losses |= {
-            "image": config.image_weight * self.image_loss(features, batch.image.flatten(0, 1)),
-            "proprio": config.proprio_weight * ((self.proprio_head(features).float() - proprio) ** 2).sum(-1).mean(),
+            "image": config.image_weight * self.image_loss(latent, batch.image.flatten(0, 1)),
+            "proprio": config.proprio_weight * ((self.proprio_head(latent).float() - proprio) ** 2).sum(-1).mean(),
             "reward": config.reward_weight * self.bins.loss(self.reward_head(features), reward).mean(),
             "cost": config.cost_weight * (events * self.bins.loss(self.cost_head(features), cost)).mean(),
             "continue": config.continue_weight
@@ -375,6 +494,22 @@ class WorldModel(nn.Module):
         metrics = {name: value.detach() for name, value in losses.items()}
         metrics["kl"] = categorical_kl(observed.posterior.detach(), observed.prior.detach()).mean()
         return total, metrics, observed
+
+    def reading_losses(self, reading: Reading, batch: Batch) -> dict[str, Tensor]:
+        """Losses of readings (B * T, ...) and of the memory of them, against a batch's labels; raises ``ValueError``
+        without labels.
+        """
+        if batch.points is None or batch.footprints is None:
+            raise ValueError("the batch holds no positions or footprints")
+        covers, goals = self.beliefs(reading, batch.is_first)
+        footprints, place = batch.footprints.flatten(0, 1), batch.points[:, :, 0].flatten(0, 1)
+        weight = self.config.table.cover_weight
+        cover, goal = table.reading_loss(covers.flatten(0, 1), goals.flatten(0, 1), footprints, place, weight)
+        glance, glance_goal = table.reading_loss(reading.cover, reading.goal, footprints, place, weight)
+        # covered cells are few: the mean over cells is small beside the cross entropy of one place
+        return {
+            "cover": 100.0 * cover, "goal": goal, "glance": 30.0 * glance, "glance_goal": 0.3 * glance_goal,
+        }  # fmt: skip
 
     def position_loss(self, predicted: Tensor, points: Tensor) -> Tensor:
         """Mean squared error (scalar) of goal and obstacles, in units of ``POSITION_SCALE_M``; predicted
@@ -403,7 +538,7 @@ class WorldModel(nn.Module):
         """
         observed = self.observe(batch, sample=False)
         b, t = batch.is_first.shape
-        start = State(observed.states.deter[:, context - 1], observed.states.stoch[:, context - 1])
+        start = observed.states.at(np.s_[:, context - 1])
         rollout = self.imagine(start, t - context, actions=batch.previous_action[:, context:], sample=False)
         flat = torch.cat([observed.states.flat()[:, :context], rollout.states.flat()[:, 1:]], 1)
         images = self.decoder(flat.flatten(0, 1)).unflatten(0, (b, t)).clamp(0.0, 1.0)

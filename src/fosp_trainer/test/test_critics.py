@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fosp_trainer import config as configuration
-from fosp_trainer.critics import Critics, Transitions, expectile_weight, feature_length, lambda_return
+from fosp_trainer.critics import Critics, Transitions, expectile_weight, lambda_return
+from fosp_trainer.world_model import feature_length
 
 DEBUG = configuration.preset("debug")
 CONFIG = dataclasses.replace(DEBUG.critic, head="scalar", imagined_weight=0.0, slow_rate=0.2)
@@ -21,7 +22,7 @@ def bandit() -> Transitions:
     action = torch.tensor([[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     outcome = torch.tensor([0.0, 1.0, 2.0])
     state, zero = torch.zeros(3, FEATURES), torch.zeros(3)
-    return Transitions(state, action, zero, outcome, outcome, state, zero, zero + 1)
+    return Transitions(state, action, zero, outcome, outcome, state, zero, zero + 1, torch.zeros(len(zero), 0))
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from fosp_trainer.agent import Agent
 from fosp_trainer.data import Frames
 from fosp_trainer.errors import UserError
 from fosp_trainer.evaluation import summarize
+from fosp_trainer.table import LENGTH
 from fosp_trainer.thresholds import provisional_thresholds
 
 THRESHOLDS = Thresholds(caution=0.5, halt=0.8, surprise=50.0)
@@ -77,10 +78,12 @@ def test_each_candidates_values_belong_to_its_own_action(agent: Agent, frames: F
     model = agent.config.world_model
     with torch.no_grad():
         deter, stoch, candidates, q_reward, q_cost, *_ = step(
-            torch.from_numpy(frames.image[:1]), torch.from_numpy(frames.proprio[:1]), torch.zeros(1, model.deter),
-            torch.zeros(1, model.latent), torch.zeros(1, 3), torch.ones(1),
+            torch.from_numpy(frames.image[:1]), torch.from_numpy(frames.proprio[:1]),
+            torch.zeros(1, model.deter + LENGTH), torch.zeros(1, model.latent), torch.zeros(1, 3), torch.ones(1),
         )  # fmt: skip
-        features = agent.features(export.State(deter, stoch), torch.from_numpy(frames.proprio[:1]))
+        deter, known = export.split_deter(agent, deter)
+        state = export.State(deter, stoch, known)
+        features = agent.features(state, torch.from_numpy(frames.proprio[:1]))
         for i in range(2):
             assert torch.allclose(q_reward[0, i], agent.critics.reward.value_of(features, candidates[:, i])[0])
             assert torch.allclose(q_cost[0, i], agent.critics.cost.value_of(features, candidates[:, i])[0])

@@ -14,7 +14,6 @@ from fosp_trainer import config as configuration
 from fosp_trainer.agent import Agent
 from fosp_trainer.critics import Transitions
 from fosp_trainer.extraction import AugmentedLagrangian, Extraction
-from fosp_trainer.pretrain import split_state
 
 STATES, ACTIONS = 2, 3
 COUNTS = torch.tensor([[4, 2, 2], [1, 3, 4]])
@@ -70,7 +69,7 @@ def dataset() -> Transitions:
     rows = [(s, a) for s in range(STATES) for a in range(ACTIONS) for _ in range(int(COUNTS[s, a]))]
     state, action = (torch.tensor([[float(row[i])] for row in rows]) for i in (0, 1))
     zero = torch.zeros(len(rows))
-    return Transitions(state, action, zero, zero, zero, state, zero, zero)
+    return Transitions(state, action, zero, zero, zero, state, zero, zero, torch.zeros(len(zero), 0))
 
 
 def fit(config: Any) -> tuple[Tensor, Extraction]:
@@ -154,8 +153,9 @@ def test_gradient_of_imagined_cost_reaches_the_actor_through_the_model() -> None
     torch.manual_seed(0)
     agent = Agent(configuration.preset("debug"))
     nn.init.normal_(agent.world_model.cost_head[-1].weight, std=0.5)  # type: ignore[arg-type]
-    features = torch.randn(4, agent.config.world_model.deter + agent.config.world_model.latent + 3)
-    state, proprio = split_state(agent, features)
+    state = agent.world_model.rssm.initial(4)
+    state.deter.normal_()
+    proprio = torch.rand(4, 3)
     cost = agent.extraction.imagined_cost(agent.world_model, agent.offline, state, proprio, 0.97)
     agent.extraction.lagrangian(cost).backward()
     gradient = agent.offline.net[0].weight.grad  # type: ignore[union-attr]

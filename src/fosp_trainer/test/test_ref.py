@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from fosp_trainer import config as configuration
-from fosp_trainer.critics import Transitions, feature_length
+from fosp_trainer.critics import Transitions
 from fosp_trainer.ref import Reachability, reach_target
+from fosp_trainer.world_model import feature_length
 
 DEBUG = configuration.preset("debug")
 CONFIG = dataclasses.replace(DEBUG.critic, imagined_weight=0.0, slow_rate=0.1, reach_discount=0.9)
@@ -30,7 +31,10 @@ def chain() -> Transitions:
     cost_here = (state == LENGTH - 1).float()
     cost = (after == LENGTH - 1).float() * alive
     zero = torch.zeros(len(rows))
-    return Transitions(places[state], torch.zeros(len(rows), 3), cost_here, zero, cost, places[after], alive, zero + 1)
+    return Transitions(
+        places[state], torch.zeros(len(rows), 3), cost_here, zero, cost, places[after], alive, zero + 1,
+        torch.zeros(len(rows), 0),
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 from fosp_trainer import config as configuration
 from fosp_trainer.config import Config
 from fosp_trainer.data import Frames, gather, padded
-from fosp_trainer.world_model import Batch, State, WorldModel, matched_error
+from fosp_trainer.world_model import Batch, WorldModel, matched_error
 
 CONFIG: Config = configuration.preset("debug")
 
@@ -54,7 +54,7 @@ def test_carried_state_continues_a_sequence(frames: Frames) -> None:
     with torch.no_grad():
         whole = net.observe(batch, sample=False).states
         first = net.observe(part(batch, 0, 5), sample=False).states
-        carried = State(first.deter[:, -1], first.stoch[:, -1])
+        carried = first.at(np.s_[:, -1])
         rest = net.observe(part(batch, 5, 12), carried, sample=False).states
     torch.testing.assert_close(rest.flat(), whole.flat()[:, 5:])
 
@@ -104,7 +104,7 @@ def test_categorical_states_are_one_hot_with_a_floor_of_uniform_mix(frames: Fram
 def test_imagination_takes_the_given_actions_and_proprioception(frames: Frames) -> None:
     net, batch = model(), batch_of(frames)
     observed = net.observe(batch, sample=False)
-    start = State(observed.states.deter[:, -1], observed.states.stoch[:, -1]).detach()
+    start = observed.states.at(np.s_[:, -1]).detach()
     actions = torch.zeros(frames.episodes, 4, 3)
     proprio = torch.full((frames.episodes, 3), 0.25)
     rollout = net.imagine(start, 4, actions=actions, proprio=proprio, sample=False)
