@@ -27,6 +27,26 @@ def lay_out(world: World, *obstacles: Item, start: tuple[float, float, float] = 
     world.reset(Layout("standard", 0, start, GOAL, obstacles))
 
 
+def test_footprints_cover_what_stands_on_the_table_and_follow_what_falls(world: World) -> None:
+    cylinder = Item("cylinder", (0.10, 0.10, 0.16), (0.4, 0.1), GREEN)
+    lying = Item("box", (0.05, 0.05, 0.20), (0.62, 0.1), GREEN, yaw=0.4, lying=True)
+    lay_out(world, BLOCK, cylinder, lying)
+    cells = world.footprints() / 255.0
+    area = cells.sum() * task.TABLE_CELL_M**2
+    assert area == pytest.approx(0.06**2 + np.pi * 0.05**2 + 0.05 * 0.20, rel=0.12)
+    for item in (BLOCK, cylinder, lying):
+        i, j = ((np.asarray(item.position) - task.TABLE_LOW) / task.TABLE_CELL_M).astype(int)
+        assert cells[i, j] == 1.0
+    lay_out(world)
+    assert not world.footprints().any()
+    lay_out(world, Item("box", (0.03, 0.03, 0.18), (0.5, 0.0), GREEN), start=(0.35, 0.0, 0.15))
+    standing = float(world.footprints().sum())
+    move(world, (0.6, 0.0, 0.15))
+    world.step(200)
+    world.refresh()
+    assert world.fallen()[0] and float(world.footprints().sum()) > 2.0 * standing
+
+
 def move(world: World, *targets: tuple[float, float, float], steps: int = 40) -> bool:
     """Moves the tool along a polyline; whether something was touched on the way."""
     touched, joints, position = False, world.joints, world.tool

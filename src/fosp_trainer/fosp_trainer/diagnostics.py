@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fosp_core import task
 from fosp_trainer.data import Frames, gather, padded
 from fosp_trainer.latents import encode, subset
 from fosp_trainer.nets import MLP
+from fosp_trainer.table import Table, unflatten
 from fosp_trainer.world_model import POSITION_SCALE_M, WorldModel, matched_error
 
 
@@ -65,6 +68,70 @@ def _probe_squares(prediction: Tensor, tool: Tensor, goal: Tensor, obstacles: Te
         ((prediction[:, 3:6] - scaled[1]) ** 2).sum(-1),
         matched_error(points, scaled[2]),
     ]
+
+
+@torch.no_grad()
+def reading_errors(model: WorldModel, frames: Frames, episodes: int = 60, seed: int = 0) -> dict[str, float]:
+    """How well the table is read from labelled episodes: mean and 95th percentile of the goal's error in cm, and the
+    shares of covered area that the map misses and shows too much, all frames counted, the first ones too. Empty
+    without labels or without a table.
+    """
+    if model.reader is None or not frames.labelled or frames.episodes == 0:
+        return {}
+    goal_errors, missed, extra, covered = [], 0.0, 0.0, 0.0
+    for _, known, part in _tables(model, subset(frames, episodes, np.random.default_rng(seed))):
+        goal_errors.append((known.place - torch.from_numpy(part.goal[:, :2])).norm(dim=-1))
+        shown, truth = known.cover > 0.0, torch.from_numpy(part.footprints) > 127
+        missed += float((truth & ~shown).sum())
+        extra += float((shown & ~truth).sum())
+        covered += float(truth.sum())
+    errors = 100.0 * torch.cat(goal_errors)
+    return {
+        "goal_cm": float(errors.mean()), "goal_p95_cm": float(errors.quantile(0.95)),
+        "missed": missed / max(covered, 1.0), "extra": extra / max(covered, 1.0),
+    }  # fmt: skip
+
+
+def _tables(model: WorldModel, frames: Frames) -> Iterator[tuple[Tensor, Table, Frames]]:
+    """Flat and unflattened tables (T, ...) of one episode after the other, as the deployed policy reads them."""
+    device = model.proprio_center.device
+    for number in range(frames.episodes):
+        part = frames.select([number])
+        first = torch.zeros(1, part.count, device=device)
+        first[0, 0] = 1.0
+        images = torch.from_numpy(part.image)[None].to(device)
+        _, flat, _ = model.look(images, first, model.rssm.initial(1, device).table)
+        yield flat[0].cpu(), unflatten(flat[0].cpu()), part
+
+
+@torch.no_grad()
+def reading_grid(model: WorldModel, frames: Frames, columns: int = 8, scale: int = 3) -> NDArray[np.uint8]:
+    """Pictures of some episodes' middle frames: what the camera sees, what is believed to be covered with the goal in
+    red, the truth, and the way (dark is near the goal). uint8 (height, width, 3), rows of the map along x.
+    """
+    shown = []
+    for _, known, part in _tables(model, frames.select(range(min(columns, frames.episodes)))):
+        at = part.count // 2
+        belief = torch.sigmoid(known.cover[at]).numpy()
+        place, truth = known.place[at].numpy(), part.goal[at, :2]
+        way = np.clip(known.way[at].numpy() / 60.0, 0.0, 1.0)
+        covered = part.footprints[at] / 255.0 if part.labelled else np.zeros_like(belief)
+        pictures = [_map_picture(belief, place), _map_picture(covered, truth), _map_picture(way, place)]
+        side = part.image.shape[1] * scale
+        tiles = [np.repeat(np.repeat(part.image[at, :, :, :3], scale, 0), scale, 1)]
+        for picture in pictures:
+            factor = side // len(picture)
+            tiles.append(np.repeat(np.repeat(picture, factor, 0), factor, 1))
+        shown.append(np.concatenate(tiles, 0))
+    return np.concatenate(shown, 1)
+
+
+def _map_picture(values: NDArray[np.floating], goal: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """A map (C, C) in [0, 1] in grey with a goal (2,) in metres, oriented as the camera sees the table."""
+    picture = np.repeat((255.0 * values).astype(np.uint8)[..., None], 3, -1)
+    i, j = np.clip(((goal - np.array(task.TABLE_LOW)) / task.TABLE_CELL_M).astype(int), 0, len(values) - 1)
+    picture[i, j] = (255, 40, 40)
+    return picture
 
 
 @torch.no_grad()

@@ -113,6 +113,7 @@ def inspect(agent: Agent, train: Frames, held_out: Frames, folder: Path, probe_s
         "episodes": held_out.episodes,
         "frames": held_out.count,
         "probe_cm": diagnostics.probe_errors(model, train, held_out, steps=probe_steps),
+        "reading": diagnostics.reading_errors(model, held_out),
         "open_loop_mse": diagnostics.open_loop_errors(model, held_out),
         "reward_value_correlation": correlation(seen.reward_value, truth.returned),
         "cost_value_correlation": correlation(seen.cost_value, truth.cost),
@@ -121,6 +122,8 @@ def inspect(agent: Agent, train: Frames, held_out: Frames, folder: Path, probe_s
         "surprise_nats": {"p50": float(np.median(seen.surprise)), "p99": float(np.quantile(seen.surprise, 0.99))},
     }
     diagnostics.save_png(diagnostics.open_loop_grid(model, held_out), folder / "open_loop.png")
+    if model.reader is not None:
+        diagnostics.save_png(diagnostics.reading_grid(model, held_out), folder / "table.png")
     _video(agent, held_out, folder / "open_loop.gif")
     _value_plot(seen, truth, folder / "values.png")
     _reach_plot(held_out, seen, truth, figures["reach_reliability"], folder / "reachability.png")

@@ -464,6 +464,9 @@ class Trainer:
                     ]
                     shown.advance(0, " ".join([f"loss {values['loss']:.3g}", *(f"{k} {values[k]:.3g}" for k in keys)]))
                 shown.advance(1)
+                if name == "encoder" and self.step == total and not self.quiet:
+                    told = diagnostics.reading_errors(self.agent.world_model, self.held_out)
+                    console.print("reading the table: " + ", ".join(f"{k} {v:.2f}" for k, v in told.items()))
                 if (
                     name in ("world_model", "joint")
                     and stages.probe_every
