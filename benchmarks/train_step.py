@@ -20,7 +20,7 @@ import tyro
 from recording import record
 
 from fosp_trainer import config as configuration
-from fosp_trainer.config import Config
+from fosp_trainer.config import Config, TableConfig
 
 
 @dataclass
@@ -45,8 +45,13 @@ def sized(size: str) -> tuple[Config, int, int]:
     if size == "cpu":
         return cpu, cpu.data.batch, cpu.data.length
     if size == "small":
-        model = replace(cpu.world_model, stoch=16, classes=16, decode_fraction=1.0, position_weight=0.0)
-        return replace(cpu, space=replace(cpu.space, cameras=2), world_model=model), 16, 32
+        model = replace(
+            cpu.world_model, stoch=16, classes=16, cnn_depth=16, colours="rgb", decode_fraction=1.0,
+            position_weight=0.0, table=TableConfig(enabled=False),
+        )  # fmt: skip
+        # rollouts are imagined, as the compared ones do
+        critic = replace(cpu.critic, imagined_weight=0.25)
+        return replace(cpu, space=replace(cpu.space, cameras=2), world_model=model, critic=critic), 16, 32
     if size == "paper":
         return replace(paper, space=replace(paper.space, cameras=2)), 16, 64
     raise SystemExit(f"train_step: unknown size {size!r}; known: cpu, small, paper")
