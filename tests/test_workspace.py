@@ -78,6 +78,7 @@ STARTED = {
     "gz_ros2_control",
     "joint_state_broadcaster",
     "joint_trajectory_controller",
+    "moveit_servo",
     "robot_state_publisher",
     "ros_gz_bridge",
     "ros_gz_sim",

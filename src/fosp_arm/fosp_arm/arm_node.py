@@ -15,7 +15,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 import fosp_description
 from fosp_arm.backend import IkBackend, Vector
-from fosp_arm.controller import ArmController, HoldReason, Mode, Settings
+from fosp_arm.controller import REFUSALS, ArmController, HoldReason, Mode, Settings
 from fosp_arm.mink_backend import MinkBackend
 from fosp_core.task import ARM_JOINTS, COMMAND_HZ, TOOL_SPEED_LIMIT
 from fosp_ros import names, qos, runner
@@ -30,7 +30,13 @@ from fosp_ros.stamps import age_s
 PARAMETERS = (
     Parameter("urdf", "", "Robot description file; empty: the one this project ships.", read_only=True),
     Parameter("srdf", "", "MoveIt's description of the robot; empty: the one this project ships.", read_only=True),
-    Parameter("backend", "mink", "Inverse kinematics that moves the arm.", choices=("mink", "moveit"), read_only=True),
+    Parameter(
+        "backend",
+        "mink",
+        "Inverse kinematics that moves the arm.",
+        choices=("mink", "moveit", "servo"),
+        read_only=True,
+    ),
     Parameter(
         "dry_run",
         False,
@@ -115,7 +121,7 @@ _BAD_HOLDS = (
     HoldReason.STALE_JOINTS,
     HoldReason.BAD_COMMAND,
     HoldReason.OLD_COMMAND,
-    HoldReason.NO_SOLUTION,
+    *REFUSALS.values(),
     HoldReason.SILENCE,
     HoldReason.SECOND_PUBLISHER,
 )
@@ -137,7 +143,7 @@ class ArmNode(Node):
             joint_speed_fraction=p.float("joint_speed_fraction"),
         )
         self._drift_limit_m = p.float("hold_drift_limit_m")
-        self._controller = ArmController(_backend(p, settings), settings)
+        self._controller = ArmController(_backend(self, p, settings), settings)
         self._reported = HoldReason.NO_COMMAND
         dry_run = p.boolean("dry_run")
         topic = names.ARM_DRY_RUN if dry_run else names.JOINT_TRAJECTORY
@@ -227,16 +233,22 @@ class ArmNode(Node):
         return Health(Level.OK, message, values)
 
 
-def _backend(p: Parameters, settings: Settings) -> IkBackend:
+def _backend(node: Node, p: Parameters, settings: Settings) -> IkBackend:
     urdf = p.string("urdf") or str(fosp_description.urdf_path())
     margin, fraction = settings.joint_margin_rad, settings.joint_speed_fraction
-    if p.string("backend") == "mink":
+    backend = p.string("backend")
+    if backend == "mink":
         return MinkBackend(urdf, margin, fraction)
+    needed = {"moveit": "moveit_py", "servo": "moveit_msgs"}[backend]
     try:
+        if backend == "servo":
+            from fosp_arm.servo_backend import ServoBackend
+
+            return ServoBackend(node, urdf)
         from fosp_arm.moveit_backend import MoveItBackend
     except ImportError as error:
         raise ConfigurationError(
-            f"backend moveit needs moveit_py, which is not installed ({error}); install it or use backend mink"
+            f"backend {backend} needs {needed}, which is not installed ({error}); install it or use backend mink"
         ) from error
     return MoveItBackend(urdf, p.string("srdf") or str(fosp_description.srdf_path()), margin, fraction)
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 import numpy as np
 
-from fosp_arm.backend import IkBackend, IkError, Vector
+from fosp_arm.backend import IkBackend, IkError, Refusal, Vector
 from fosp_core.task import TOOL_LEAD_M, TOOL_SPEED_LIMIT, WORKSPACE, Box
 
 
@@ -38,6 +39,20 @@ class HoldReason(Enum):
     DISPLACED = "the arm was moved by somebody else; waiting for a zero command"
     SECOND_PUBLISHER = "somebody else publishes arm commands"
     NO_SOLUTION = "inverse kinematics has no solution"
+    COLLISION = "the next step would collide"
+    SINGULARITY = "the arm is too close to a singularity"
+    JOINT_LIMIT = "a joint is at its limit"
+    SOLVER_NOT_READY = "inverse kinematics does not answer"
+
+
+REFUSALS: Final = {
+    Refusal.NO_SOLUTION: HoldReason.NO_SOLUTION,
+    Refusal.COLLISION: HoldReason.COLLISION,
+    Refusal.SINGULARITY: HoldReason.SINGULARITY,
+    Refusal.JOINT_LIMIT: HoldReason.JOINT_LIMIT,
+    Refusal.NOT_READY: HoldReason.SOLVER_NOT_READY,
+}
+"""Why the arm holds when the inverse kinematics refuses."""
 
 
 @dataclass(frozen=True)
@@ -166,8 +181,8 @@ class ArmController:
         if reason is HoldReason.NONE:
             try:
                 return self._move(measured, now)
-            except IkError:
-                reason = HoldReason.NO_SOLUTION
+            except IkError as error:
+                reason = REFUSALS[error.refusal]
         return self._hold(measured, reason, now)
 
     def stop(self) -> Vector | None:
@@ -205,10 +220,11 @@ class ArmController:
         self._stepped_at = now
         if dt == 0.0:
             return Output(None, self.mode, self.reason)
-        self._setpoint = self._advance(self._setpoint, tool, dt)
+        before, self._setpoint = self._setpoint, self._advance(self._setpoint, tool, dt)
+        velocity = (self._setpoint - before) / dt
         reach = settings.speed_m_s * dt
         target = start + _shortened(self._setpoint - start, reach)
-        solved = self._limited(commanded, self._backend.solve(commanded, target, dt), dt)
+        solved = self._limited(commanded, self._backend.solve(commanded, target, dt, velocity), dt)
         arrived = self._backend.tool(solved)
         travelled = float(np.linalg.norm(arrived - start))
         if travelled > reach:

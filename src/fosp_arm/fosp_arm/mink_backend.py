@@ -79,7 +79,7 @@ class MinkBackend:
         self._configuration.update(positions)
         return np.array(self._configuration.data.xpos[self._tool_body])
 
-    def solve(self, positions: Vector, target: Vector, dt_s: float) -> Vector:
+    def solve(self, positions: Vector, target: Vector, dt_s: float, velocity: Vector | None = None) -> Vector:
         """One step of differential inverse kinematics; see ``IkBackend.solve``."""
         self._configuration.update(positions)
         self._tool_task.set_target(mink.SE3.from_rotation_and_translation(self._down, target))

@@ -9,23 +9,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from geometry_msgs.msg import Pose
 from moveit.core.planning_scene import PlanningScene
 from moveit.core.robot_model import RobotModel
 from moveit.core.robot_state import RobotState
-from moveit_msgs.msg import CollisionObject
-from shape_msgs.msg import SolidPrimitive
 
-from fosp_arm.backend import GRIPPER_DOWN, REST_POSTURE, IkError, Vector
+from fosp_arm.backend import GRIPPER_DOWN, REST_POSTURE, IkError, Refusal, Vector
 from fosp_arm.damped import damped_step, rotation_error
 from fosp_arm.limits import read_limits
-from fosp_core.task import BASE_FRAME, TOOL_FRAME
+from fosp_arm.moveit_messages import table
+from fosp_core.task import TOOL_FRAME
 from fosp_ros.errors import ConfigurationError
 
 GROUP: Final = "panda_arm"
-TABLE_SIZE: Final = (1.5, 1.9, 0.04)
-TABLE_CENTRE: Final = (0.45, 0.0, -0.021)
-"""A millimetre below the base, which stands on it."""
 
 
 class MoveItBackend:
@@ -73,7 +68,7 @@ class MoveItBackend:
         """Tool position (3,) in metres."""
         return self._pose(positions)[:3, 3]
 
-    def solve(self, positions: Vector, target: Vector, dt_s: float) -> Vector:
+    def solve(self, positions: Vector, target: Vector, dt_s: float, velocity: Vector | None = None) -> Vector:
         """One damped step of differential inverse kinematics; see ``IkBackend.solve``."""
         pose = self._pose(positions)
         error = np.concatenate([target - pose[:3, 3], rotation_error(pose[:3, :3], GRIPPER_DOWN)])
@@ -84,7 +79,7 @@ class MoveItBackend:
         solved = np.clip(positions + step, np.minimum(self._low, positions), np.maximum(self._high, positions))
         self._set(solved)
         if self._scene.is_state_colliding(self._state, GROUP, False):
-            raise IkError("the next step collides")
+            raise IkError("the next step collides", Refusal.COLLISION)
         if not np.all(np.isfinite(solved)):
             raise IkError("the solver returned values that are not finite")
         return np.asarray(solved)
@@ -96,15 +91,3 @@ class MoveItBackend:
     def _set(self, positions: Vector) -> None:
         self._state.set_joint_group_positions(GROUP, np.asarray(positions, dtype=np.float64))
         self._state.update()
-
-
-def table() -> CollisionObject:
-    """The table as MoveIt's planning scene takes it."""
-    message = CollisionObject(id="table", operation=CollisionObject.ADD)
-    message.header.frame_id = BASE_FRAME
-    message.primitives = [SolidPrimitive(type=SolidPrimitive.BOX, dimensions=list(TABLE_SIZE))]
-    pose = Pose()
-    pose.position.x, pose.position.y, pose.position.z = TABLE_CENTRE
-    pose.orientation.w = 1.0
-    message.primitive_poses = [pose]
-    return message

@@ -195,10 +195,11 @@ def test_dry_run_computes_everything_and_moves_nothing() -> None:
         assert bench.client.count_publishers(names.JOINT_TRAJECTORY) == 0
 
 
-@pytest.mark.skipif(importlib.util.find_spec("moveit") is not None, reason="MoveIt is installed here")
-def test_moveit_that_is_not_installed_is_named() -> None:
+@pytest.mark.skipif(importlib.util.find_spec("moveit_msgs") is not None, reason="MoveIt is installed here")
+@pytest.mark.parametrize(("backend", "needed"), [("moveit", "moveit_py"), ("servo", "moveit_msgs")])
+def test_moveit_that_is_not_installed_is_named(backend: str, needed: str) -> None:
     with (
-        pytest.raises(ConfigurationError, match="needs moveit_py, which is not installed"),
-        ArmBench(ArmNode, {"backend": "moveit"}),
+        pytest.raises(ConfigurationError, match=f"needs {needed}, which is not installed"),
+        ArmBench(ArmNode, {"backend": backend}),
     ):
         pass

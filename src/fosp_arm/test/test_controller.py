@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from fosp_arm.backend import IkError
-from fosp_arm.controller import ArmController, HoldReason, Mode, Settings
+from fosp_arm.backend import IkError, Refusal
+from fosp_arm.controller import REFUSALS, ArmController, HoldReason, Mode, Settings
 from fosp_core.task import TOOL_SPEED_LIMIT, WORKSPACE
 
 
@@ -16,15 +16,17 @@ class GantryBackend:
 
     def __init__(self) -> None:
         self.solves = 0
-        self.fails = False
+        self.fails: Refusal | None = None
+        self.velocity = None
 
     def tool(self, positions):
         return np.array(positions)
 
-    def solve(self, positions, target, dt_s):
+    def solve(self, positions, target, dt_s, velocity=None):
         self.solves += 1
+        self.velocity = velocity
         if self.fails:
-            raise IkError("no")
+            raise IkError("no", self.fails)
         return np.array(target)
 
 
@@ -187,12 +189,25 @@ def test_joint_speed_keeps_its_fraction():
     assert np.max(np.abs(rig.measured - before)) <= 0.1 * 1.0 * PERIOD + 1e-12
 
 
-def test_no_solution_holds():
+@pytest.mark.parametrize("refusal", list(Refusal))
+def test_every_refusal_of_the_solver_holds_for_a_reason_of_its_own(refusal):
     rig = Rig()
     rig.tick(FORWARD)
-    rig.backend.fails = True
+    rig.backend.fails = refusal
     output = rig.tick(FORWARD)
-    assert (output.mode, output.reason) == (Mode.HOLDING, HoldReason.NO_SOLUTION)
+    assert (output.mode, output.reason) == (Mode.HOLDING, REFUSALS[refusal])
+    assert len(set(REFUSALS.values())) == len(Refusal)
+    rig.backend.fails = None
+    assert rig.tick(FORWARD).mode is Mode.MOVING
+
+
+def test_solver_is_told_the_velocity_of_the_set_point_which_ends_at_the_wall():
+    rig = Rig(start=(0.79, 0.0, 0.1))
+    rig.tick(FORWARD)
+    np.testing.assert_allclose(rig.backend.velocity, FORWARD)
+    for _ in range(5):
+        rig.tick(FORWARD)
+    np.testing.assert_allclose(rig.backend.velocity, 0.0, atol=1e-12)
 
 
 def test_an_arm_that_somebody_moved_is_not_pulled_back():

@@ -25,6 +25,8 @@ REST = np.array([0.0, -0.3, 0.0, -2.4, 0.0, 2.1, 0.785])
 PERIOD = 0.02
 MARGIN = 0.05
 FRACTION = 0.9
+OURS = ("fosp_arm.moveit_messages", "fosp_arm.moveit_backend")
+"""Modules that see the stand-in."""
 
 
 class RobotModel:
@@ -98,7 +100,8 @@ def stand_in() -> dict[str, ModuleType]:
         "moveit.core.robot_model": {"RobotModel": RobotModel},
         "moveit.core.robot_state": {"RobotState": RobotState},
         "moveit_msgs": {},
-        "moveit_msgs.msg": {"CollisionObject": collision},
+        "moveit_msgs.msg": {"CollisionObject": collision, "ServoStatus": message()},
+        "moveit_msgs.srv": {"ServoCommandType": message()},
         "shape_msgs": {},
         "shape_msgs.msg": {"SolidPrimitive": primitive},
     }
@@ -117,9 +120,11 @@ def module() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         for name, made in stand_in().items():
             patch.setitem(sys.modules, name, made)
-        patch.delitem(sys.modules, "fosp_arm.moveit_backend", raising=False)
+        for name in OURS:
+            patch.delitem(sys.modules, name, raising=False)
         yield importlib.import_module("fosp_arm.moveit_backend")
-    sys.modules.pop("fosp_arm.moveit_backend", None)
+    for name in OURS:
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")

@@ -152,15 +152,18 @@ def nodes(arguments: Arguments) -> list[NodeSpec]:
     if arguments.sim == "none" and arguments.camera:
         source = {"source": arguments.camera, **clock}
         world.append(NodeSpec("fosp_camera", "camera_node", names.CAMERA_NODE, source, role="robot", respawn=True))
-    if arguments.arm_backend == "servo":
-        raise GraphError("arm_backend:=servo is not available yet; use arm_backend:=ik or arm_backend:=moveit")
-    arm = {"backend": "moveit" if arguments.arm_backend == "moveit" else "mink", "dry_run": arguments.dry_run, **clock}
+    arm = {
+        "backend": "mink" if arguments.arm_backend == "ik" else arguments.arm_backend,
+        "dry_run": arguments.dry_run,
+        **clock,
+    }
     # An operator lays out the scenes of a real robot, and Gazebo's arm takes its time to get to the start.
     waits_s = {"none": OPERATOR_WAIT_S, "gazebo": GAZEBO_WAIT_S}
     patience = {"ready_timeout_s": waits_s[arguments.sim]} if arguments.sim in waits_s else {}
     records = str(Path(arguments.records_root).expanduser().absolute())
     return [
         *world,
+        *([_servo(clock)] if arguments.arm_backend == "servo" else []),
         NodeSpec("fosp_arm", "arm_node", names.ARM_NODE, arm, role="robot"),
         NodeSpec("fosp_safety_monitor", "safety_monitor", names.SAFETY_MONITOR, monitor, lifecycle=True),
         NodeSpec("fosp_policy_node", "policy_node", names.POLICY_NODE, models, lifecycle=True, respawn=True),
@@ -192,6 +195,18 @@ def _trainer(arguments: Arguments, records: str) -> NodeSpec:
     return NodeSpec(
         "fosp_trainer", "trainer_node", names.TRAINER_NODE, parameters, lifecycle=True, nice=10, respawn=True
     )
+
+
+def _servo(clock: Mapping[str, Any]) -> NodeSpec:
+    """MoveIt Servo, which the arm node asks for joint positions; it moves nothing by itself."""
+    config = Path(get_package_share_directory("fosp_bringup")) / "config" / "servo.yaml"
+    parameters = {
+        **yaml.safe_load(config.read_text(encoding="utf-8")),
+        "robot_description": fosp_description.urdf_path().read_text(encoding="utf-8"),
+        "robot_description_semantic": fosp_description.srdf_path().read_text(encoding="utf-8"),
+        **clock,
+    }
+    return NodeSpec("moveit_servo", "servo_node", names.SERVO_NODE, parameters, role="robot", respawn=True)
 
 
 def _gazebo(arguments: Arguments) -> list[NodeSpec]:

@@ -136,8 +136,7 @@ def test_arm_gets_its_backend_and_a_dry_run_by_argument() -> None:
 
     assert (arm()["backend"], arm()["dry_run"]) == ("mink", False)
     assert (arm(arm_backend="moveit")["backend"], arm(dry_run=True)["dry_run"]) == ("moveit", True)
-    with pytest.raises(GraphError, match="servo is not available yet"):
-        arm(arm_backend="servo")
+    assert arm(arm_backend="servo")["backend"] == "servo"
 
 
 @pytest.mark.parametrize("name", ["franka.yaml", "ros2_control_arm.yaml"])
