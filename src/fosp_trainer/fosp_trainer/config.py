@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, get_type_hints
 from fosp_core import task
 from fosp_trainer.errors import UserError
 
-Extraction = Literal["bc", "awr", "pg_bc"]
+Extraction = Literal["bc", "awr", "pg_bc", "returns"]
 PresetName = Literal["debug", "cpu", "paper"]
 
 
@@ -215,6 +215,10 @@ class CriticConfig:
     """V_c weighs Q_c below V_c with this: a lower expectile, the least cost that the data supports."""
     trace: float = 0.95
     """Lambda of the imagined lambda-returns."""
+    in_sample: bool = True
+    """Whether V is an expectile of Q over the data's actions. Otherwise it is the mean of Q over the policy's own, and
+    of the returns of its imagined rollouts where there are any; critics then go on learning beside the actor.
+    """
     imagined_weight: float = 0.0
     """Weight of targets on imagined rollouts; 0 turns them off. They take two thirds of an update."""
     imagined_batch: int = 64
@@ -249,7 +253,7 @@ class ActorConfig:
     max_std: float = 0.6
     extraction: Extraction = "pg_bc"
     """``bc``: clone good episodes; ``awr``: the paper's closed form; ``pg_bc``: through the critic,
-    behaviour-regularised.
+    behaviour-regularised; ``returns``: the most reward along imagined rollouts, whatever the data does (DreamerV3).
     """
     cost_limit: float = 0.15
     """Q_c up to which an action counts as safe."""
@@ -272,8 +276,12 @@ class ActorConfig:
     """Augmented-Lagrangian constraint on the cost of imagined rollouts."""
     imagined_cost_limit: float = 0.05
     """d: allowed mean discounted cost of an imagined rollout."""
+    imagined_cost_ahead: bool = False
+    """Whether V_c stands for the cost after a rollout's end (SafeDreamer)."""
     imagined_horizon: int = 8
     imagined_batch: int = 64
+    entropy: float = 3e-4
+    """Weight of the entropy in ``returns``."""
     multiplier: float = 0.01
     """Initial Lagrange multiplier."""
     penalty: float = 0.01
@@ -289,10 +297,15 @@ class ActorConfig:
         )  # fmt: skip
         _non_negative(
             self, "cost_limit", "reward_temperature", "cost_temperature", "kappa", "bc_weight", "imagined_cost_limit",
-            "multiplier", "penalty_growth",
+            "multiplier", "penalty_growth", "entropy",
         )  # fmt: skip
         _require(self.max_std >= self.min_std, "ActorConfig.max_std", self.max_std, "at least min_std")
         _fraction(self, "bc_bad_weight")
+
+    @property
+    def imagines(self) -> bool:
+        """Whether the actor's loss looks at imagined rollouts."""
+        return self.imagined_cost or self.extraction == "returns"
 
 
 @dataclass(frozen=True)
@@ -309,6 +322,34 @@ class ProposalConfig:
     def __post_init__(self) -> None:
         _positive(self, "count", "sigma")
         _non_negative(self, "cost_limit")
+
+
+@dataclass(frozen=True)
+class PlannerConfig:
+    """Constrained cross-entropy method over imagined rollouts at decision time, instead of the actor's action
+    (SafeDreamer, Huang et al. 2024). Runs on torch, in simulation only: no bundle's graphs hold it.
+    """
+
+    enabled: bool = False
+    horizon: int = 8
+    """Imagined steps; the values stand for what comes after."""
+    plans: int = 96
+    """Action sequences in an iteration, beside those kept from the one before."""
+    policy_share: float = 0.25
+    """Share of the first iteration's sequences that the actor proposes."""
+    elites: int = 12
+    iterations: int = 4
+    min_std: float = 0.1
+    max_std: float = 0.5
+    cost_limit: float = 0.15
+    """Discounted cost, imagined and beyond, up to which a plan counts as feasible."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "horizon", "plans", "elites", "iterations", "min_std", "max_std")
+        _non_negative(self, "cost_limit")
+        _fraction(self, "policy_share")
+        _require(self.max_std >= self.min_std, "PlannerConfig.max_std", self.max_std, "at least min_std")
+        _require(self.plans > self.elites, "PlannerConfig.plans", self.plans, "more than elites")
 
 
 @dataclass(frozen=True)
@@ -372,6 +413,10 @@ class StageConfig:
     log_every: int = 50
     probe_every: int = 2_500
     checkpoint_every: int = 500
+    critics_beside_actor: bool = False
+    """Whether critics go on learning in the actor's stage, an update for each of the actor's; they always do where they
+    have to follow it (``critic.in_sample`` off).
+    """
     online_share: float = 0.5
     """Share of a critic or actor batch that comes from the policy's own episodes, once there are any."""
 
@@ -416,6 +461,10 @@ class FineTuneConfig:
     reachability, then ``actor_updates`` of pi_on.
     """
 
+    expansion: bool = True
+    """Whether pi_on stands beside the frozen pi_off; otherwise it acts alone, and pi_off only looks ahead for the
+    monitor.
+    """
     steps: int = 40
     world_model_updates: int = 1
     critic_updates: int = 4
@@ -472,6 +521,7 @@ class Config:
     critic: CriticConfig = field(default_factory=CriticConfig)
     actor: ActorConfig = field(default_factory=ActorConfig)
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     encoder_optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(rate=1e-3, warmup=50, final_fraction=0.05)
@@ -509,6 +559,7 @@ def _debug() -> Config:
         critic=CriticConfig(units=32, layers=1, imagined_weight=0.25, imagined_batch=8, imagined_horizon=3),
         actor=ActorConfig(units=32, layers=1, imagined_batch=8, imagined_horizon=3),
         proposals=ProposalConfig(count=8),
+        planner=PlannerConfig(horizon=3, plans=8, elites=3, iterations=2),
         data=DataConfig(batch=4, length=8, held_out=0.2),
         world_model_optimizer=OptimizerConfig(rate=2e-3, warmup=5),
         stages=StageConfig(

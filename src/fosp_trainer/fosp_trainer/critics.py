@@ -101,13 +101,22 @@ class ValuePair(nn.Module):
         return value
 
     def loss(
-        self, batch: Transitions, imagined: tuple[Tensor, Tensor, Tensor] | None, weight: float
+        self,
+        batch: Transitions,
+        imagined: tuple[Tensor, Tensor, Tensor] | None,
+        weight: float,
+        policy_action: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of Q on real targets, of Q on imagined (features, actions, targets), and of V."""
+        """Losses of Q on real targets, of Q on imagined (features, actions, targets), and of V.
+
+        V is an expectile of Q over the data's actions; with the policy's own actions (N, A), the mean of their Q and of
+        the imagined targets, which must come from rollouts of that policy.
+        """
         with torch.no_grad():
             signal = batch.cost if self.cost else batch.reward
             target = signal + self.discount * batch.alive * self.state_value(batch.next_features, slow=True)
-            known = self.value_of(batch.features, batch.action, slow=True)
+            chosen = batch.action if policy_action is None else policy_action
+            known = self.value_of(batch.features, chosen, slow=True)
         x = torch.cat([batch.features, batch.action], -1)
         losses = {"q": torch.stack([head.loss(x, target)[0].mean() for head in self.q]).sum()}  # type: ignore[operator]
         if imagined is not None and weight > 0:
@@ -115,7 +124,12 @@ class ValuePair(nn.Module):
             x = torch.cat([features, action], -1)
             parts = [head.loss(x, target)[0].mean() for head in self.q]  # type: ignore[operator]
             losses["q_imagined"] = weight * torch.stack(parts).sum()
+            if policy_action is not None:
+                losses["v_imagined"] = weight * self.v.loss(features, target)[0].mean()
         loss, value = self.v.loss(batch.features, known)
+        if policy_action is not None:
+            losses["v"] = loss.mean()
+            return losses
         # normalised so that the learning rate of V does not depend on tau
         losses["v"] = (2.0 * expectile_weight(known - value, self.tau, upper=not self.cost) * loss).mean()
         return losses
@@ -132,14 +146,20 @@ class Critics(nn.Module):
         self.cost = ValuePair(features, space.action, config, world_model, cost=True)
 
     def forward(
-        self, batch: Transitions, imagined: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self,
+        batch: Transitions,
+        imagined: tuple[Tensor, Tensor, Tensor, Tensor] | None = None,
+        policy_action: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss (scalar) and its parts. ``imagined``: features (M, F), actions (M, A), reward and cost targets (M,)."""
+        """Loss (scalar) and its parts. ``imagined``: features (M, F), actions (M, A), reward and cost targets (M,).
+        ``policy_action`` (N, A): the policy's own actions, where values follow it.
+        """
         with torch.autocast(batch.features.device.type, enabled=False):
             losses: dict[str, Tensor] = {}
             for name, pair in (("reward", self.reward), ("cost", self.cost)):
                 ahead = None if imagined is None else (imagined[0], imagined[1], imagined[3 if pair.cost else 2])
-                losses |= {f"{name}_{k}": v for k, v in pair.loss(batch, ahead, self.config.imagined_weight).items()}
+                parts = pair.loss(batch, ahead, self.config.imagined_weight, policy_action)
+                losses |= {f"{name}_{k}": v for k, v in parts.items()}
             return torch.stack(list(losses.values())).sum(), {k: v.detach() for k, v in losses.items()}
 
     def update_slow(self) -> None:

@@ -1,4 +1,4 @@
-"""How a policy is extracted from critics: behaviour cloning, the paper's closed form, or the gradient through Q.
+"""How a policy is extracted: behaviour cloning, the paper's closed form, the gradient through Q, or imagined returns.
 
 N is a flat batch. What is called weight here multiplies log pi(a|s) of a dataset action.
 """
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fosp_trainer.actor import Actor
-from fosp_trainer.config import ActorConfig
-from fosp_trainer.critics import Critics, Transitions
+from fosp_trainer.config import ActorConfig, CriticConfig
+from fosp_trainer.critics import Critics, Transitions, lambda_return
 from fosp_trainer.ref import Reachability
 from fosp_trainer.world_model import State, WorldModel
 
@@ -128,9 +128,9 @@ class Extraction(nn.Module):
         figures = {"improvement": improvement.detach(), "bc": cloning.detach(), "q_reward": reward.mean().detach()}
         return loss, {**figures, "q_cost": cost.mean().detach(), "feasible": u.mean()}
 
-    def imagined_cost(self, model: WorldModel, actor: Actor, state: State, proprio: Tensor, discount: float) -> Tensor:
-        """Mean discounted cost (scalar) of rollouts from states (N, ...) under the actor; gradients flow through
-        the model.
+    def imagine(self, model: WorldModel, actor: Actor, state: State, proprio: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (N, H + 1, F) and actions (N, H, A) of rollouts from states (N, ...) under the actor; gradients flow
+        through the model.
         """
         rollout = model.imagine_differentiable(
             state,
@@ -138,9 +138,36 @@ class Extraction(nn.Module):
             policy=lambda s, p: actor.sample(model.features(s, p)),
             proprio=proprio,
         )
-        features = model.features(rollout.states, rollout.proprio)[:, 1:]
-        cost, alive = model.cost(features), model.continuation(features)
+        return model.features(rollout.states, rollout.proprio), rollout.actions
+
+    def returns_loss(
+        self, model: WorldModel, actor: Actor, critics: Critics, features: Tensor, actions: Tensor, config: CriticConfig
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss (scalar) that makes the reward along imagined rollouts large, as DreamerV3's actor does (Hafner et al.
+        2023): lambda-returns in units of their percentile range, at least 1, and entropy; and figures.
+        """
+        after = features[:, 1:]
+        discount = config.discount * model.continuation(after)
+        returns = lambda_return(model.reward(after), critics.reward.state_value(after), discount, config.trace)
+        scale = self.reward_range.update(returns.detach()).clamp_min(1.0)
+        # what lies behind a likely end counts less
+        weight = torch.cumprod(torch.cat([torch.ones_like(discount[:, :1]), discount[:, :-1]], 1), 1).detach()
+        entropy = -actor.log_prob(features[:, :-1].detach(), actions)
+        loss = -(weight * (returns / scale + self.config.entropy * entropy)).mean()
+        return loss, {"returns": returns.mean().detach(), "entropy": entropy.mean().detach()}
+
+    def imagined_cost(
+        self, model: WorldModel, features: Tensor, config: CriticConfig, critics: Critics | None = None
+    ) -> Tensor:
+        """Mean discounted cost (scalar) of imagined rollouts, features (N, H + 1, F). With critics, lambda-returns in
+        which V_c stands for what comes after.
+        """
+        after = features[:, 1:]
+        cost, alive = model.cost(after), model.continuation(after)
+        if critics is not None:
+            ahead = critics.cost.state_value(after)
+            return lambda_return(cost, ahead, config.cost_discount * alive, config.trace)[:, 0].mean()
         survival = torch.cumprod(torch.cat([torch.ones_like(alive[:, :1]), alive[:, :-1]], 1), 1)
-        steps = torch.arange(features.shape[1], device=features.device)
-        total: Tensor = (cost * survival * discount**steps).sum(1).mean()
+        steps = torch.arange(after.shape[1], device=after.device)
+        total: Tensor = (cost * survival * config.cost_discount**steps).sum(1).mean()
         return total

@@ -66,7 +66,7 @@ class Latents:
         last[np.append(frames.starts[1:], frames.count) - 1] = True
         self.sources = torch.from_numpy(np.flatnonzero(np.tile(~last, copies)))
         # only imagination starts from tables; they are large
-        imagines = agent.config.critic.imagined_weight > 0 or agent.config.actor.imagined_cost
+        imagines = agent.config.critic.imagined_weight > 0 or agent.config.actor.imagines
         self._tables = [(len(self.features), [known[f] for f in flips])] if known and imagines else []
 
     def batch(self, index: Tensor) -> Transitions:
@@ -179,22 +179,34 @@ def critic_loss(
     if config.imagined_weight > 0 and count > 0:
         features, action, reward, cost, reach = imagined_targets(agent, head_of(batch, count), policy)
         ahead, reach_ahead = (features, action, reward, cost), (features, action, reach)
-    values, metrics = agent.critics(batch, ahead)
+    chosen = None
+    if not config.in_sample:
+        with torch.no_grad():
+            chosen = policy.sample(batch.features)  # type: ignore[operator]
+    values, metrics = agent.critics(batch, ahead, chosen)
     reachability, reach_metrics = agent.reach(batch, reach_ahead)
     return values + reachability, metrics | {f"reach_{k}": v for k, v in reach_metrics.items()}
 
 
 def actor_loss(agent: Agent, actor: Actor, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss (scalar) of the configured extraction, with the imagined cost where configured; its figures."""
-    config = agent.config.actor
-    loss, metrics = agent.extraction.loss(actor, agent.critics, agent.reach, batch)
-    if config.imagined_cost:
+    config, extraction = agent.config.actor, agent.extraction
+    features = actions = torch.zeros(0)
+    if config.imagines:
         state, proprio = split_state(agent, head_of(batch, config.imagined_batch))
-        discount = agent.config.critic.cost_discount
-        cost = agent.extraction.imagined_cost(agent.world_model, actor, state, proprio, discount)
-        loss = loss + agent.extraction.lagrangian(cost)
-        agent.extraction.lagrangian.update(cost.detach())
-        metrics |= {"imagined_cost": cost.detach(), "multiplier": agent.extraction.lagrangian.multiplier.clone()}
+        features, actions = extraction.imagine(agent.world_model, actor, state, proprio)
+    if config.extraction == "returns":
+        loss, metrics = extraction.returns_loss(
+            agent.world_model, actor, agent.critics, features, actions, agent.config.critic
+        )
+    else:
+        loss, metrics = extraction.loss(actor, agent.critics, agent.reach, batch)
+    if config.imagined_cost:
+        critics = agent.critics if config.imagined_cost_ahead else None
+        cost = extraction.imagined_cost(agent.world_model, features, agent.config.critic, critics)
+        loss = loss + extraction.lagrangian(cost)
+        extraction.lagrangian.update(cost.detach())
+        metrics |= {"imagined_cost": cost.detach(), "multiplier": extraction.lagrangian.multiplier.clone()}
     return loss, metrics
 
 
@@ -266,18 +278,28 @@ class Trainer:
         """Whether the encoder learns in a stage of its own only."""
         return "encoder" in self.stages and self.totals["encoder"] > 0
 
+    @property
+    def critics_beside_actor(self) -> bool:
+        """Whether critics go on learning in the actor's stage."""
+        return self.config.stages.critics_beside_actor or not self.config.critic.in_sample
+
+    def _updates(self, name: str) -> int:
+        """How many updates the part ``name`` gets in all."""
+        if "joint" in self.stages:
+            return self.totals["joint"]
+        beside = self.totals["actor"] if name == "critics" and self.critics_beside_actor else 0
+        return self.totals[self._parts[name][2]] + beside
+
     def restart(self, name: str) -> None:
-        """Give the part ``name`` a new optimiser, whose schedule is as long as the part's stage."""
-        modules, settings, stage = self._parts[name]
-        steps = self.totals["joint" if "joint" in self.stages else stage]
-        self.optimizers[name] = Optimizer((p for m in modules for p in m.parameters()), settings, steps)
+        """Give the part ``name`` a new optimiser, whose schedule is as long as its updates are many."""
+        modules, settings, _ = self._parts[name]
+        self.optimizers[name] = Optimizer((p for m in modules for p in m.parameters()), settings, self._updates(name))
 
     def set_totals(self, **totals: int) -> None:
         """Change how many steps stages take, and their schedules."""
         self.totals |= totals
-        for name, (_, _, stage) in self._parts.items():
-            if stage in totals:
-                self.optimizers[name].steps = max(totals[stage], 1)
+        for name in self._parts:
+            self.optimizers[name].steps = max(self._updates(name), 1)
 
     # -- steps
 
@@ -325,11 +347,13 @@ class Trainer:
         own = round(self.config.stages.online_share * count)
         return merge([self.latents.draw(count - own), self.extra.draw(own)])
 
-    def critic_step(self, batch: Transitions, policy: nn.Module) -> dict[str, Tensor]:
-        """One update of critics and reachability, with rollouts of ``policy``; returns their losses."""
+    def critic_step(self, batch: Transitions, policy: nn.Module, step: int | None = None) -> dict[str, Tensor]:
+        """One update of critics and reachability, with rollouts of ``policy``, the ``step``-th of them; returns their
+        losses.
+        """
         loss, metrics = critic_loss(self.agent, batch, policy)
         loss.backward()
-        metrics["gradient_norm"] = self.optimizers["critics"].step(self.step)
+        metrics["gradient_norm"] = self.optimizers["critics"].step(self.step if step is None else step)
         self.agent.critics.update_slow()
         self.agent.reach.update_slow()
         metrics["loss"] = loss.detach()
@@ -425,7 +449,12 @@ class Trainer:
             cloning = self.clone_step(batch)
             policy = self.agent.behaviour if self.round == 0 else self.agent.offline
             return {**self.critic_step(batch, policy), "behaviour": cloning}
-        return self.actor_step(self.draw(stages.actor_batch), "offline")
+        beside: dict[str, Tensor] = {}
+        if self.critics_beside_actor:
+            batch, step = self.draw(stages.critic_batch), self.totals["critics"] + self.step
+            beside = self.critic_step(batch, self.agent.offline, step)
+        metrics = self.actor_step(self.draw(stages.actor_batch), "offline")
+        return {**metrics, **{f"critics_{name}": value for name, value in beside.items()}}
 
     def _run_stage(self, log: Log, stopper: Stopper) -> None:
         stages, total, name = self.config.stages, self.totals[self.stage], self.stage

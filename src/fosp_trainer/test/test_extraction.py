@@ -149,14 +149,16 @@ def test_penalty_has_the_two_branches_of_the_augmented_lagrangian() -> None:
     assert cost.grad is not None and float(cost.grad) == 0.0
 
 
-def test_gradient_of_imagined_cost_reaches_the_actor_through_the_model() -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+def test_gradient_of_imagined_cost_reaches_the_actor_through_the_model(ahead: bool) -> None:
     torch.manual_seed(0)
     agent = Agent(configuration.preset("debug"))
     nn.init.normal_(agent.world_model.cost_head[-1].weight, std=0.5)  # type: ignore[arg-type]
     state = agent.world_model.rssm.initial(4)
     state.deter.normal_()
-    proprio = torch.rand(4, 3)
-    cost = agent.extraction.imagined_cost(agent.world_model, agent.offline, state, proprio, 0.97)
+    features, _ = agent.extraction.imagine(agent.world_model, agent.offline, state, torch.rand(4, 3))
+    critics = agent.critics if ahead else None
+    cost = agent.extraction.imagined_cost(agent.world_model, features, agent.config.critic, critics)
     agent.extraction.lagrangian(cost).backward()
     gradient = agent.offline.net[0].weight.grad  # type: ignore[union-attr]
     assert gradient is not None and float(gradient.abs().sum()) > 0.0
