@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,7 +35,7 @@ class Steered:
     reasons: tuple[Reason, ...]
     halted: bool
     least_risk: float = math.nan
-    """Smallest such risk among the proposed action and the candidates; not a number when nobody judges."""
+    """Smallest such risk among the proposed action and what was judged beside it; not a number when nobody judges."""
 
 
 class Pilot:
@@ -99,7 +100,9 @@ class Pilot:
         if self._monitor is None:
             risk, least = float(output.violation_probability[selection.chosen]), math.nan
             if self._judges:
-                worst = self._policy.judge(np.stack((proposed, *output.candidate_actions))).worst
+                action, *candidates = _vectors((proposed, *output.candidate_actions))
+                others = safety.ways_out(action, candidates, tuple(map(float, proprio)), self._limits)
+                worst = self._policy.judge(np.asarray((action, *others), np.float32)).worst
                 risk, least = float(worst[0]), float(worst.min())
             steered = Steered(proposed, output, selection, risk, Verdict.NONE, (), False, least)
         else:
@@ -133,17 +136,18 @@ class Pilot:
         limits, thresholds = self._limits, self._thresholds
         now = Now(stamp + DECISION_DELAY_S, stamp + DECISION_DELAY_S)
         state = safety.observe_frame(self._state, limits, thresholds, frame, now)
-        options = (proposed, *output.candidate_actions)
-        judgement = monitor.judge(np.stack(options))
-        assessment = safety.Assessment(
-            tuple(float(v) for v in judgement.worst), tuple(float(v) for v in judgement.q_cost)
-        )
-        vectors = [tuple(float(v) for v in option) for option in options]
-        decision = safety.Decision(stamp, now.stamp, vectors[0], tuple(vectors[1:]))
+        action, *candidates = _vectors((proposed, *output.candidate_actions))
+        decision = safety.Decision(stamp, now.stamp, action, tuple(candidates))
+        assessment = safety.assess(state, limits, thresholds, decision, monitor.judge)
+        risks = assessment.violation_probability if assessment is not None else (math.nan,)
         state, judged = safety.judge_decision(state, limits, thresholds, decision, assessment, now)
         self._state, command = safety.tick(state, limits, now)
         return Steered(
-            np.asarray(command.action, np.float32), output, selection, float(judgement.worst[0]),
+            np.asarray(command.action, np.float32), output, selection, risks[0],
             judged.verdict, tuple(dict.fromkeys((*command.reasons, *judged.reasons))),
-            self._state.state is SafetyState.HALTED, float(judgement.worst.min()),
+            self._state.state is SafetyState.HALTED, min(risks),
         )  # fmt: skip
+
+
+def _vectors(actions: Iterable[NDArray[np.float32]]) -> list[safety.Vector]:
+    return [tuple(float(v) for v in action) for action in actions]

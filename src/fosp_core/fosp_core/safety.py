@@ -12,18 +12,21 @@ This is a research-grade protective hold, not a certified emergency stop.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fosp_core.bundle import Thresholds
 from fosp_core.task import ACTION_LENGTH, ACTION_SCALE_M, WORKSPACE, Box, limited_displacement
 
 Vector = tuple[float, ...]
 ZERO: Vector = (0.0,) * ACTION_LENGTH
+TURNS_RAD: Final = tuple(map(math.radians, (-60.0, -30.0, 30.0, 60.0)))
+"""Angles about the vertical by which the monitor turns a proposal that it does not let through."""
 
 
 class SafetyState(IntEnum):
@@ -192,13 +195,44 @@ class Decision:
     candidates: tuple[Vector, ...] = ()
 
 
+class Judgement(Protocol):
+    """What a model says of N actions; ``fosp_core.runtime.Judgement`` is one."""
+
+    @property
+    def violation_probability(self) -> NDArray[np.floating]:
+        """(N,) p(s, a)."""
+
+    @property
+    def lookahead(self) -> NDArray[np.floating]:
+        """(N, H) p after 1..H imagined steps."""
+
+    @property
+    def worst(self) -> NDArray[np.floating]:
+        """(N,) largest of both."""
+
+    @property
+    def q_cost(self) -> NDArray[np.floating]:
+        """(N,)."""
+
+
+Judge = Callable[[NDArray[np.float32]], Judgement]
+"""Judges actions (N, A) in the state after the frame seen last."""
+
+
 @dataclass(frozen=True)
 class Assessment:
-    """The monitor's own judgement of [proposed action, *candidates], in that order."""
+    """The monitor's own judgement of a proposed action and, where it is not let through, of the ways out."""
 
+    options: tuple[Vector, ...]
+    """The proposed action, then every way out exactly as it would be executed."""
     violation_probability: Vector
-    """Largest of p(s, a) and the imagined steps, each in [0, 1]."""
+    """Of each option, the largest of p(s, a) and the imagined steps, in [0, 1]."""
     q_cost: Vector
+    """Of each option."""
+    immediate: float = math.nan
+    """p(s, a) of the proposed action."""
+    lookahead: float = math.nan
+    """Largest p over the imagined steps after it."""
 
 
 @dataclass(frozen=True)
@@ -344,6 +378,48 @@ def observe_frame(state: MonitorState, limits: Limits, thresholds: Thresholds, f
     return replace(state, input_reasons=(), healthy_since=since)
 
 
+def ways_out(proposal: Vector, candidates: Sequence[Vector], tool: Vector, limits: Limits) -> tuple[Vector, ...]:
+    """What may be done instead of a risky proposal, exactly as it would be executed; standing still is always last.
+
+    The proposal and the candidates slowed down, and the slowed proposal turned to either side; inside the workspace.
+
+    Args:
+        proposal: action in [-1, 1].
+        candidates: actions in [-1, 1].
+        tool: its position, (3,), metres.
+        limits: of the monitor.
+    """
+    slowed = [_scaled(action, limits.caution_scale) for action in (proposal, *candidates)]
+    options = (*slowed, *(_turned(slowed[0], angle) for angle in TURNS_RAD))
+    moving = dict.fromkeys(_inside_workspace(tool, option, limits.workspace) for option in options)
+    moving.pop(ZERO, None)
+    return (*moving, ZERO)
+
+
+def assess(
+    state: MonitorState, limits: Limits, thresholds: Thresholds, decision: Decision, judge: Judge
+) -> Assessment | None:
+    """Judge a proposed action, and only if it may not be let through as it is, the ways out.
+
+    Returns:
+        None for what cannot be judged: malformed actions, or a decision on another frame than the one seen last.
+    """
+    frame = state.frame
+    if frame is None or decision.stamp != frame.stamp or not all(map(math.isfinite, frame.tool)):
+        return None
+    if not all(map(_valid_action, (decision.action, *decision.candidates))):
+        return None
+    first = judge(np.asarray([decision.action], np.float32))
+    options: tuple[Vector, ...] = (decision.action,)
+    risks, costs = _numbers(first.worst), _numbers(first.q_cost)
+    if risks and risks[0] >= _caution_level(state, limits, thresholds):
+        others = ways_out(decision.action, decision.candidates, frame.tool, limits)
+        judged = judge(np.asarray(others, np.float32))
+        options, risks, costs = options + others, risks + _numbers(judged.worst), costs + _numbers(judged.q_cost)
+    immediate, ahead = _numbers(first.violation_probability[:1]), _numbers(first.lookahead[:1].ravel())
+    return Assessment(options, risks, costs, max(immediate, default=math.nan), max(ahead, default=0.0))
+
+
 def judge_decision(
     state: MonitorState,
     limits: Limits,
@@ -354,7 +430,7 @@ def judge_decision(
 ) -> tuple[MonitorState, Judged]:
     """Decide what of a proposed action may be executed.
 
-    ``assessment`` is ``None`` when the monitor could not judge the decision (its frame is not the one last judged).
+    ``assessment``: see ``assess``.
     """
     state = _watch_frame(state, limits, now)
     if not _valid_action(decision.action):
@@ -373,25 +449,21 @@ def judge_decision(
     age = now.stamp - decision.decided_at
     if not -limits.future_s <= age <= limits.decision_age_s or decision.decided_at < decision.stamp - limits.future_s:
         return _refuse(state, Reason.STALE_DECISION)
-
-    options = (decision.action, *decision.candidates)
-    risks, costs = assessment.violation_probability, assessment.q_cost
-    well_formed = len(risks) == len(options) == len(costs)
-    if not well_formed or not all(map(_is_probability, risks)) or not all(map(math.isfinite, costs)):
+    if not _well_formed(assessment, decision):
         return _refuse(halt(state, Reason.BAD_ASSESSMENT), Reason.BAD_ASSESSMENT)
 
     reasons: list[Reason] = []
-    action, verdict, risk = decision.action, Verdict.FORWARDED, risks[0]
-    release = limits.caution_release if state.state is SafetyState.CAUTION else 1.0
-    if risk >= thresholds.caution * release:
-        allowed = [i for i in range(len(options)) if risks[i] < thresholds.halt]
-        if not allowed:
+    action, verdict, risk = decision.action, Verdict.FORWARDED, assessment.violation_probability[0]
+    if risk >= _caution_level(state, limits, thresholds):
+        way_out = _way_out(assessment, thresholds)
+        if way_out is None and risk >= thresholds.halt:
             halted, judged = _refuse(halt(state, Reason.RISK_HALT), Reason.RISK_HALT)
             return halted, replace(judged, violation_probability=risk)
-        best = min(allowed, key=lambda i: (costs[i], risks[i], i))
-        verdict = Verdict.SLOWED if options[best] == decision.action else Verdict.REPLACED
-        action = _scaled(options[best], limits.caution_scale)
         reasons.append(Reason.RISK_CAUTION)
+        slowed = _inside_workspace(frame.tool, _scaled(decision.action, limits.caution_scale), limits.workspace)
+        # Without any way out that is no riskier, wait for another frame.
+        action = way_out or ZERO
+        verdict = Verdict.HELD if action == ZERO else Verdict.SLOWED if action == slowed else Verdict.REPLACED
 
     inside = _inside_workspace(frame.tool, action, limits.workspace)
     if inside != action:
@@ -505,12 +577,54 @@ def _refuse(state: MonitorState, *reasons: Reason) -> tuple[MonitorState, Judged
     return held, Judged(Verdict.HELD, ZERO, ranked)
 
 
+def _caution_level(state: MonitorState, limits: Limits, thresholds: Thresholds) -> float:
+    """Risk from which on a proposal is not let through as it is."""
+    return thresholds.caution * (limits.caution_release if state.state is SafetyState.CAUTION else 1.0)
+
+
+def _way_out(assessment: Assessment, thresholds: Thresholds) -> Vector | None:
+    """The way out of least cost that is neither riskier than the proposal nor at the halt threshold, if there is one.
+
+    Standing still, which leads nowhere, only where no motion is one.
+    """
+    risk = assessment.violation_probability[0]
+    others = zip(assessment.options[1:], assessment.q_cost[1:], assessment.violation_probability[1:], strict=True)
+    found = [
+        (option == ZERO, cost, probability, index)
+        for index, (option, cost, probability) in enumerate(others, start=1)
+        if probability < thresholds.halt and probability <= risk
+    ]
+    return assessment.options[min(found)[-1]] if found else None
+
+
+def _well_formed(assessment: Assessment, decision: Decision) -> bool:
+    options, risks, costs = assessment.options, assessment.violation_probability, assessment.q_cost
+    return (
+        len(options) == len(risks) == len(costs) > 0
+        and options[0] == decision.action
+        and all(map(_valid_action, options))
+        and all(map(_is_probability, risks))
+        and all(map(math.isfinite, costs))
+    )
+
+
 def _valid_action(action: Vector) -> bool:
     return len(action) == ACTION_LENGTH and all(math.isfinite(v) and -1.0 <= v <= 1.0 for v in action)
 
 
 def _is_probability(value: float) -> bool:
     return math.isfinite(value) and 0.0 <= value <= 1.0
+
+
+def _numbers(values: NDArray[np.floating]) -> Vector:
+    return tuple(float(v) for v in values)
+
+
+def _turned(action: Vector, angle_rad: float) -> Vector:
+    """The action (3,) turned about the vertical; slowed ones stay within [-1, 1]."""
+    x, y, z = action
+    cosine, sine = math.cos(angle_rad), math.sin(angle_rad)
+    return tuple(min(max(v, -1.0), 1.0) for v in (cosine * x - sine * y, sine * x + cosine * y, z))
 
 
 def _scaled(action: Vector, factor: float) -> Vector:

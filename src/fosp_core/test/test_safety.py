@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from fosp_core.bundle import Thresholds
 from fosp_core.safety import (
+    TURNS_RAD,
     ZERO,
     Assessment,
     Command,
@@ -23,13 +28,16 @@ from fosp_core.safety import (
     Now,
     Reason,
     SafetyState,
+    Vector,
     Verdict,
+    assess,
     halt,
     judge_decision,
     observe_frame,
     reject_frame,
     reset,
     tick,
+    ways_out,
 )
 from fosp_core.task import limited_displacement
 
@@ -64,11 +72,52 @@ def decision(seconds: float, action: tuple[float, ...] = FORWARD, **changes: obj
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def assessment(*risks: float, costs: tuple[float, ...] | None = None) -> Assessment:
-    return Assessment(violation_probability=risks, q_cost=costs or risks)
+@dataclass
+class Risks:
+    """What the model says of some actions."""
+
+    worst: NDArray[np.float32]
+    q_cost: NDArray[np.float32]
+
+    @property
+    def violation_probability(self) -> NDArray[np.float32]:
+        return self.worst
+
+    @property
+    def lookahead(self) -> NDArray[np.float32]:
+        return self.worst[:, None]
 
 
-SAFE = assessment(0.0, 0.0, 0.0)
+@dataclass
+class Model:
+    """Stands for the judge graph: risk and cost of an action by a rule; remembers what was asked."""
+
+    risk: Callable[[Vector], float]
+    cost: Callable[[Vector], float] | None = None
+    asked: list[Vector] = field(default_factory=list)
+
+    def __call__(self, actions: NDArray[np.float32]) -> Risks:
+        rows = [tuple(float(v) for v in row) for row in actions]
+        self.asked += rows
+        return Risks(
+            np.asarray([self.risk(row) for row in rows], np.float32),
+            np.asarray([(self.cost or self.risk)(row) for row in rows], np.float32),
+        )
+
+
+def even(risk: float) -> Model:
+    """Whatever is done, the risk is the same."""
+    return Model(lambda action: risk)
+
+
+def rule(known: dict[Vector, float], otherwise: float) -> Callable[[Vector], float]:
+    """Some number for some actions, and another one for the rest."""
+    return lambda action: next((v for a, v in known.items() if np.allclose(a, action, atol=1e-6)), otherwise)
+
+
+SLOWED = (0.25, 0.0, 0.0)
+SLOWED_SIDE = (0.0, 0.25, 0.0)
+SAFE = even(0.0)
 
 
 def healthy(until: float = 0.0, start: float = -2.0) -> MonitorState:
@@ -82,9 +131,11 @@ def healthy(until: float = 0.0, start: float = -2.0) -> MonitorState:
 
 
 def decide(
-    state: MonitorState, t: float = 0.0, made: Decision | None = None, judged: Assessment | None = SAFE
+    state: MonitorState, t: float = 0.0, made: Decision | None = None, model: Model = SAFE
 ) -> tuple[MonitorState, Judged, Command]:
-    state, verdict = judge_decision(state, LIMITS, THRESHOLDS, made or decision(t), judged, at(t + 0.003))
+    made = made or decision(t)
+    assessment = assess(state, LIMITS, THRESHOLDS, made, model)
+    state, verdict = judge_decision(state, LIMITS, THRESHOLDS, made, assessment, at(t + 0.003))
     state, command = tick(state, LIMITS, at(t + 0.003))
     return state, verdict, command
 
@@ -352,7 +403,7 @@ def test_decision_on_another_frame_is_held() -> None:
 
 
 def test_unjudged_decision_is_held() -> None:
-    _, verdict, _ = decide(healthy(), judged=None)
+    _, verdict = judge_decision(healthy(), LIMITS, THRESHOLDS, decision(0.0), None, at(0.003))
     assert verdict.reasons == (Reason.OTHER_FRAME,)
 
 
@@ -364,44 +415,125 @@ def test_decision_that_is_old_or_from_the_future_is_held(decided_at: float) -> N
     assert state.state is SafetyState.NOMINAL
 
 
-@pytest.mark.parametrize(
-    "judged",
-    [
-        assessment(math.nan, 0.0, 0.0),
-        assessment(0.0, math.nan, 0.0),
-        assessment(0.0, 0.0, 1.5),
-        assessment(0.0, 0.0),
-        assessment(0.0, 0.0, 0.0, costs=(0.0, math.inf, 0.0)),
-    ],
-)
-def test_senseless_assessment_halts(judged: Assessment) -> None:
-    state, _, command = decide(healthy(), judged=judged)
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1.5, -0.1])
+@pytest.mark.parametrize("action", [FORWARD, SLOWED_SIDE])
+def test_senseless_risk_of_any_option_halts(value: float, action: Vector) -> None:
+    state, _, command = decide(healthy(), model=Model(rule({action: value}, 0.4)))
     assert state.halt_reasons == (Reason.BAD_ASSESSMENT,)
     assert command.action == ZERO
 
 
-def test_raised_risk_swaps_to_the_least_cost_candidate_and_slows_down() -> None:
-    state, verdict, command = decide(healthy(), judged=assessment(0.4, 0.4, 0.35))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"q_cost": (math.inf, 0.0)},
+        {"q_cost": (0.0,)},
+        {"violation_probability": (0.4,)},
+        {"options": (SIDE, SLOWED)},
+        {"options": (FORWARD, (math.nan, 0.0, 0.0))},
+        {"options": (), "violation_probability": (), "q_cost": ()},
+    ],
+)
+def test_senseless_assessment_halts(changes: dict[str, Any]) -> None:
+    assessment = replace(Assessment((FORWARD, SLOWED), (0.4, 0.4), (0.0, 0.0)), **changes)
+    state, verdict = judge_decision(healthy(), LIMITS, THRESHOLDS, decision(0.0), assessment, at(0.003))
+    assert state.halt_reasons == (Reason.BAD_ASSESSMENT,)
+    assert verdict.verdict is Verdict.HELD
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        decision(-0.1),
+        decision(0.0, (math.nan, 0.0, 0.0)),
+        decision(0.0, (0.5, 0.0)),
+        decision(0.0, candidates=(FORWARD, (2.0, 0.0, 0.0))),
+    ],
+)
+def test_what_cannot_be_judged_does_not_reach_the_model(made: Decision) -> None:
+    model = even(0.0)
+    assert assess(healthy(), LIMITS, THRESHOLDS, made, model) is None
+    assert model.asked == []
+
+
+def test_nothing_is_judged_before_the_first_frame() -> None:
+    assert assess(MonitorState(), LIMITS, THRESHOLDS, decision(0.0), even(0.0)) is None
+
+
+def test_ways_out_are_judged_only_where_the_proposal_is_not_let_through() -> None:
+    calm, raised = even(0.29), even(0.3)
+    decide(healthy(), model=calm)
+    assert calm.asked == [FORWARD]
+    decide(healthy(), model=raised)
+    others = ways_out(FORWARD, (FORWARD, SIDE), (0.5, 0.0, 0.1), LIMITS)
+    np.testing.assert_allclose(raised.asked, [FORWARD, *others], atol=1e-6)
+
+
+def test_in_caution_ways_out_are_judged_until_caution_ends() -> None:
+    state, _, _ = decide(healthy(), model=even(0.3))
+    model = even(0.25)
+    state = observe_frame(state, LIMITS, THRESHOLDS, frame(0.1), at(0.101))
+    state, _, _ = decide(state, 0.1, model=model)
+    assert state.state is SafetyState.CAUTION and len(model.asked) > 1
+
+
+def test_ways_out_are_slow_go_to_either_side_stay_in_the_workspace_and_end_with_standing_still() -> None:
+    tool = (0.795, 0.0, 0.1)
+    options = ways_out((1.0, 0.0, 0.0), (SIDE, (0.0, 0.0, -1.0)), tool, LIMITS)
+    assert options[-1] == ZERO and len(set(options)) == len(options)
+    assert (0.0, 0.25, 0.0) in options and (0.0, 0.0, -0.5) in options
+    assert min(y for _, y, _ in options) < -0.2 and max(y for _, y, _ in options) > 0.2
+    for option in options:
+        assert math.hypot(*option) <= 0.5 + 1e-9
+        assert tool[0] + limited_displacement(np.asarray(option))[0] <= 0.8 + 1e-9
+
+
+def test_a_turned_proposal_may_be_the_way_out() -> None:
+    turned = (0.25 * math.cos(math.radians(30)), 0.25 * math.sin(math.radians(30)), 0.0)
+    state, verdict, command = decide(healthy(), model=Model(rule({turned: 0.1}, 0.9)))
+    assert verdict.verdict is Verdict.REPLACED and state.state is SafetyState.CAUTION
+    assert command.action == pytest.approx(turned)
+
+
+def test_standing_still_is_the_way_out_only_when_no_motion_is_one() -> None:
+    _, verdict, command = decide(healthy(), model=Model(rule({ZERO: 0.0, SLOWED: 0.34}, 0.35)))
+    assert verdict.verdict is Verdict.SLOWED and command.action == SLOWED
+    state, verdict, command = decide(healthy(), model=Model(rule({ZERO: 0.1}, 0.9)))
+    assert (verdict.verdict, command.action) == (Verdict.HELD, ZERO)
+    assert state.state is SafetyState.CAUTION and command.reasons == (Reason.RISK_CAUTION,)
+    # It does not latch: the next frame may show a way.
+    state = observe_frame(state, LIMITS, THRESHOLDS, frame(0.1), at(0.101))
+    assert decide(state, 0.1)[2].action == FORWARD
+
+
+def test_when_every_way_out_is_riskier_than_the_proposal_the_arm_waits() -> None:
+    state, verdict, command = decide(healthy(), model=Model(rule({FORWARD: 0.4}, 0.5)))
+    assert (verdict.verdict, command.action, state.state) == (Verdict.HELD, ZERO, SafetyState.CAUTION)
+
+
+def test_raised_risk_swaps_to_the_way_out_of_least_cost_and_slows_down() -> None:
+    model = Model(lambda action: 0.4, cost=rule({SLOWED_SIDE: 0.1}, 0.2))
+    state, verdict, command = decide(healthy(), model=model)
     assert verdict.verdict is Verdict.REPLACED
-    assert command.action == (0.0, 0.25, 0.0)
+    assert command.action == SLOWED_SIDE
     assert state.state is SafetyState.CAUTION
 
 
 def test_raised_risk_without_a_better_candidate_slows_down() -> None:
-    _, verdict, command = decide(healthy(), judged=assessment(0.35, 0.35, 0.5))
+    _, verdict, command = decide(healthy(), model=Model(rule({FORWARD: 0.35, SLOWED: 0.35}, 0.5)))
     assert verdict.verdict is Verdict.SLOWED
-    assert command.action == (0.25, 0.0, 0.0)
+    assert command.action == SLOWED
 
 
-def test_candidate_above_the_halt_threshold_is_never_chosen_however_cheap() -> None:
-    _, verdict, _ = decide(healthy(), judged=assessment(0.4, 0.4, 0.9, costs=(1.0, 1.0, 0.0)))
-    assert verdict.action == (0.25, 0.0, 0.0)
+def test_a_way_out_riskier_than_the_proposal_is_never_chosen_however_cheap() -> None:
+    model = Model(rule({FORWARD: 0.4, SLOWED: 0.4}, 0.5), cost=rule({SLOWED: 1.0}, 0.0))
+    assert decide(healthy(), model=model)[1].action == SLOWED
 
 
 def test_risk_above_the_halt_threshold_everywhere_halts_and_latches() -> None:
-    state, verdict, command = decide(healthy(), judged=assessment(0.6, 0.7, 0.8))
+    state, verdict, command = decide(healthy(), model=Model(rule({FORWARD: 0.9}, 0.6)))
     assert verdict.reasons == (Reason.RISK_HALT,)
-    assert verdict.violation_probability == 0.6
+    assert verdict.violation_probability == pytest.approx(0.9)
     assert command.action == ZERO
     state = observe_frame(state, LIMITS, THRESHOLDS, frame(0.1), at(0.101))
     state, _, command = decide(state, 0.1)
@@ -410,13 +542,13 @@ def test_risk_above_the_halt_threshold_everywhere_halts_and_latches() -> None:
 
 
 def test_risky_action_with_a_safe_candidate_is_replaced() -> None:
-    _, verdict, command = decide(healthy(), judged=assessment(0.9, 0.9, 0.1))
+    _, verdict, command = decide(healthy(), model=Model(rule({SLOWED_SIDE: 0.1}, 0.9)))
     assert verdict.verdict is Verdict.REPLACED
-    assert command.action == (0.0, 0.25, 0.0)
+    assert command.action == SLOWED_SIDE
 
 
 def test_caution_ends_with_the_risk() -> None:
-    state, _, _ = decide(healthy(), judged=assessment(0.4, 0.4, 0.4))
+    state, _, _ = decide(healthy(), model=even(0.4))
     state = observe_frame(state, LIMITS, THRESHOLDS, frame(0.1), at(0.101))
     state, _, command = decide(state, 0.1)
     assert state.state is SafetyState.NOMINAL
@@ -429,7 +561,7 @@ def test_caution_does_not_flap_around_its_threshold() -> None:
     for i, risk in enumerate((0.29, 0.31, 0.29, 0.31, 0.25, 0.23, 0.29)):
         t = i / 10
         state = observe_frame(state, LIMITS, THRESHOLDS, frame(t + 0.01), at(t + 0.011))
-        state, _, _ = decide(state, t + 0.01, judged=assessment(risk, risk, risk))
+        state, _, _ = decide(state, t + 0.01, model=even(risk))
         verdicts.append(state.state)
     caution, nominal = SafetyState.CAUTION, SafetyState.NOMINAL
     assert verdicts == [nominal, caution, caution, caution, caution, nominal, nominal]
@@ -504,15 +636,80 @@ def test_senseless_limits_are_refused_by_name(changes: dict[str, float]) -> None
 
 
 NUMBERS = st.one_of(st.floats(-2.0, 2.0), st.sampled_from([math.nan, math.inf, -math.inf]))
+PARTS = st.floats(-1.0, 1.0)
+ACTIONS = st.tuples(PARTS, PARTS, PARTS)
 RISKS = st.one_of(st.floats(0.0, 1.0), st.sampled_from([math.nan, 1.5, -0.5]))
+POSITIONS = st.tuples(st.floats(0.15, 0.85), st.floats(-0.35, 0.35), st.floats(0.0, 0.2))
+JUDGED = 1 + 3 + len(TURNS_RAD) + 1
+"""Most options that are judged: the proposal, slowed ones of it and of two candidates, turned ones, none."""
+
+
+def listed(risks: Sequence[float], costs: Sequence[float] = (0.0,)) -> Model:
+    """Gives the n-th of these to the n-th action that it is asked about, and begins again after the last."""
+    next_risk, next_cost = itertools.cycle(risks), itertools.cycle(costs)
+    return Model(lambda action: next(next_risk), lambda action: next(next_cost))
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    tool=POSITIONS,
+    action=ACTIONS,
+    candidates=st.tuples(ACTIONS, ACTIONS),
+    risks=st.lists(st.floats(0.0, 1.0, width=32), min_size=JUDGED, max_size=JUDGED),
+    costs=st.lists(st.floats(-1.0, 10.0, width=32), min_size=JUDGED, max_size=JUDGED),
+    in_caution=st.booleans(),
+)
+def test_what_is_chosen_is_never_riskier_than_what_was_proposed(
+    tool: Vector,
+    action: Vector,
+    candidates: tuple[Vector, Vector],
+    risks: list[float],
+    costs: list[float],
+    in_caution: bool,
+) -> None:
+    placed = frame(0.0, tool=tool, others_may_move=True)
+    state = observe_frame(healthy(-0.1), replace(LIMITS, outside_tolerance_m=1.0), THRESHOLDS, placed, at(0.001))
+    if in_caution:
+        state = replace(state, state=SafetyState.CAUTION)
+    made = decision(0.0, action, candidates=candidates)
+    assessment = assess(state, LIMITS, THRESHOLDS, made, listed(risks, costs))
+    assert assessment is not None
+    after, verdict = judge_decision(state, LIMITS, THRESHOLDS, made, assessment, at(0.003))
+
+    proposed, *others = assessment.violation_probability
+    level = THRESHOLDS.caution * (LIMITS.caution_release if in_caution else 1.0)
+    if proposed < level:
+        assert not others and after.state is SafetyState.NOMINAL
+        return
+    assert others
+    if min(assessment.violation_probability) >= THRESHOLDS.halt:
+        assert after.state is SafetyState.HALTED and verdict.action == ZERO
+        return
+    assert after.state is SafetyState.CAUTION
+    fastest = max(math.hypot(*each) for each in (action, *candidates))
+    assert math.hypot(*verdict.action) <= LIMITS.caution_scale * fastest + 1e-6
+    ways = list(zip(assessment.options[1:], others, strict=True))
+    fit = [option for option, risk in ways if risk <= proposed and risk < THRESHOLDS.halt]
+    if any(verdict.action):
+        assert any(np.allclose(option, verdict.action, atol=1e-6) for option in fit)
+    else:
+        assert all(option == ZERO for option in fit)
+
+
 EVENTS = st.lists(
     st.one_of(
         st.tuples(st.just("frame"), st.floats(-0.3, 0.3), NUMBERS, RISKS, st.floats(0.0, 9.0)),
         st.tuples(
-            st.just("decision"), st.floats(-0.2, 0.2), st.tuples(NUMBERS, NUMBERS, NUMBERS), RISKS, st.booleans()
+            st.just("decision"),
+            st.floats(-0.2, 0.2),
+            st.tuples(NUMBERS, NUMBERS, NUMBERS),
+            st.lists(RISKS, min_size=1, max_size=JUDGED),
+            st.booleans(),
         ),
         st.tuples(st.just("good_frame")),
-        st.tuples(st.just("good_decision"), st.floats(0.0, 0.9)),
+        st.tuples(
+            st.just("good_decision"), st.lists(st.floats(0.0, 0.875, width=32), min_size=1, max_size=JUDGED), ACTIONS
+        ),
         st.tuples(st.just("reject")),
         st.tuples(st.just("halt")),
         st.tuples(st.just("reset")),
@@ -525,7 +722,7 @@ EVENTS = st.lists(
 @settings(max_examples=300, deadline=None)
 @given(events=EVENTS, steps=st.lists(st.floats(0.0, 0.25), min_size=60, max_size=60))
 def test_no_sequence_of_inputs_moves_the_arm_against_a_rule(events: list[tuple], steps: list[float]) -> None:
-    state, t = healthy(), 0.0
+    state, t, assessment = healthy(), 0.0, None
     for event, step in zip(events, steps, strict=False):
         t += step
         now = at(t)
@@ -540,13 +737,16 @@ def test_no_sequence_of_inputs_moves_the_arm_against_a_rule(events: list[tuple],
         elif kind == "good_frame":
             state = observe_frame(state, LIMITS, THRESHOLDS, frame(t), now)
         elif kind == "decision":
-            _, offset, action, risk, match = event
+            _, offset, action, risks, match = event
             stamp = state.frame.stamp if match and state.frame else 1000.0 + t
             made = Decision(stamp, now.stamp + offset, action, (SIDE,))
-            state, _ = judge_decision(state, LIMITS, THRESHOLDS, made, assessment(risk, risk), now)
+            assessment = assess(state, LIMITS, THRESHOLDS, made, listed(risks))
+            state, _ = judge_decision(state, LIMITS, THRESHOLDS, made, assessment, now)
         elif kind == "good_decision" and state.frame:
-            made = Decision(state.frame.stamp, now.stamp, FORWARD, (SIDE,))
-            state, _ = judge_decision(state, LIMITS, THRESHOLDS, made, assessment(event[1], event[1]), now)
+            _, risks, action = event
+            made = Decision(state.frame.stamp, now.stamp, action, (SIDE,))
+            assessment = assess(state, LIMITS, THRESHOLDS, made, listed(risks))
+            state, _ = judge_decision(state, LIMITS, THRESHOLDS, made, assessment, now)
         elif kind == "reject":
             state = reject_frame(state, LIMITS, Reason.BAD_IMAGE, now)
         elif kind == "halt":
@@ -569,6 +769,15 @@ def test_no_sequence_of_inputs_moves_the_arm_against_a_rule(events: list[tuple],
             assert now.steady - state.decision_received <= LIMITS.decision_age_s
             assert state.input_reasons == ()
             assert all(math.isfinite(v) and -1.0 <= v <= 1.0 for v in command.action)
+            # What moves the arm was judged: let through below caution, else slow and no riskier than the proposal.
+            assert assessment is not None
+            proposed, *others = assessment.violation_probability
+            if state.state is SafetyState.NOMINAL:
+                assert proposed < THRESHOLDS.caution
+            else:
+                ways = zip(assessment.options[1:], others, strict=True)
+                fit = [option for option, risk in ways if risk <= proposed and risk < THRESHOLDS.halt]
+                assert any(np.allclose(option, command.action, atol=1e-6) for option in fit)
             tool = np.asarray(state.frame.tool)
             moved = tool + limited_displacement(np.asarray(command.action))
             low, high = np.asarray(LIMITS.workspace.low), np.asarray(LIMITS.workspace.high)

@@ -224,20 +224,17 @@ class SafetyMonitor(ManagedNode):
         if len(candidates) != len(CANDIDATES):
             # Malformed like an action of the wrong length, and judged as one.
             candidates = ((),)
-        options = (action, *candidates)
-        assessment, risks = None, (math.nan, math.nan)
-        if stamp_ns == self._frame_stamp_ns and all(
-            len(o) == ACTION_LENGTH and all(map(math.isfinite, o)) for o in options
-        ):
-            judgement = runtime.judge(np.asarray(options))
-            assessment = safety.Assessment(
-                tuple(float(v) for v in judgement.worst), tuple(float(v) for v in judgement.q_cost)
-            )
-            risks = (float(judgement.violation_probability[0]), float(judgement.lookahead[0].max(initial=0.0)))
         decision = safety.Decision(stamp_ns * 1e-9, to_nanoseconds(message.decided_at) * 1e-9, action, candidates)
+        thresholds = runtime.bundle.manifest.thresholds
+        with self._lock:
+            state = self._state
+        # The filter may be ahead of the frame that the rules accepted last.
+        fits = stamp_ns == self._frame_stamp_ns
+        assessment = safety.assess(state, self._limits, thresholds, decision, runtime.judge) if fits else None
+        risks = (math.nan, math.nan) if assessment is None else (assessment.immediate, assessment.lookahead)
         with self._lock:
             self._state, self._judged = safety.judge_decision(
-                self._state, self._limits, runtime.bundle.manifest.thresholds, decision, assessment, self._now()
+                self._state, self._limits, thresholds, decision, assessment, self._now()
             )
             self._decision, self._risks = message, risks
             self._approved_stamp_ns = stamp_ns
