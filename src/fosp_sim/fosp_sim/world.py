@@ -6,6 +6,7 @@ millisecond. Positions are metres in ``panda_link0``, angles radians.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import dataclass
 from typing import Any, Final
@@ -504,7 +505,7 @@ def _picture_edges(quaternion: Array, fovy_deg: float, aspect: float) -> Array:
 class _Renderer:
     """One offscreen context; several may live in one process. Draw and close in one and the same thread."""
 
-    # What OpenGL calls current is so for a thread.
+    # What OpenGL calls current is so for a thread. By number: the one before must not live on because of it.
     _thread = threading.local()
 
     def __init__(self, model: Any, width: int, height: int) -> None:
@@ -515,7 +516,8 @@ class _Renderer:
             self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         except Exception as error:  # each backend raises its own kinds
             raise gl.GraphicsError(f"cannot draw with MUJOCO_GL={gl.prepare()}: {error}. {gl.ADVICE}") from error
-        self._thread.current = self
+        self._thread.current = id(self)
+        self._closed = False
         mujoco.mjr_resizeOffscreen(width, height, self._context)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._size = (width, height)
@@ -569,12 +571,21 @@ class _Renderer:
         model.geom_group[robot] = np.where(outside, _HIDDEN_GROUP, 1)
 
     def close(self) -> None:
-        self._make_current()
+        if self._closed:
+            return
+        self._closed = True
+        # what is freed belongs to the current context, whichever that is
+        self._gl.make_current()
         self._context.free()
         self._gl.free()
         self._thread.current = None
 
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            with contextlib.suppress(Exception):  # at the interpreter's end parts of MuJoCo may be gone
+                self.close()
+
     def _make_current(self) -> None:
-        if getattr(self._thread, "current", None) is not self:
+        if getattr(self._thread, "current", None) != id(self):
             self._gl.make_current()
-            self._thread.current = self
+            self._thread.current = id(self)

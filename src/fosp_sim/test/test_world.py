@@ -27,6 +27,19 @@ def lay_out(world: World, *obstacles: Item, start: tuple[float, float, float] = 
     world.reset(Layout("standard", 0, start, GOAL, obstacles))
 
 
+def test_a_world_that_is_dropped_without_closing_leaves_the_next_ones_pictures_alone() -> None:
+    layout = sample_layout("standard", 7)
+    pictures = []
+    it = World()
+    for _ in range(4):
+        it.reset(layout)
+        it.render(64, 64)
+        pictures.append(it.render(64, 64))
+        it = World()
+    for picture in pictures[1:]:
+        assert np.array_equal(picture, pictures[0])
+
+
 def test_footprints_cover_what_stands_on_the_table_and_follow_what_falls(world: World) -> None:
     cylinder = Item("cylinder", (0.10, 0.10, 0.16), (0.4, 0.1), GREEN)
     lying = Item("box", (0.05, 0.05, 0.20), (0.62, 0.1), GREEN, yaw=0.4, lying=True)
