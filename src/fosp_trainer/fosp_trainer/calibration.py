@@ -38,7 +38,7 @@ class Trace:
     """What the monitor would have compared in one episode that ran without it; a row per decision."""
 
     risk: Array  # (T,) largest of p(s, a) of the executed action and its imagined future, in [0, 1]
-    least_risk: Array  # (T,) smallest such risk among the executed action and the candidates
+    least_risk: Array  # (T,) smallest such risk among the executed action and the monitor's ways out
     surprise: Array  # (T,) nats; the first is meaningless
     cost: Array  # (T,) received on arriving at the next frame
     group: str = "own"
@@ -76,8 +76,8 @@ class Settings:
     """The same for caution."""
     false_halts_per_hour: float = 6.0
     """Most halts on clean episodes of the bundle's own policy that the bound may cost."""
-    caution_share: float = 0.2
-    """Largest share of clean steps in caution that the bound may cost."""
+    caution_share: float = 0.05
+    """Largest share of clean steps in caution that the bound may cost; a way out of no danger may lead into one."""
     false_surprise: float = 0.005
     """Largest rate of clean episodes that are taken for out of distribution."""
 
