@@ -32,6 +32,42 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     return low, high
 
 
+def paired_difference_interval(
+    both: int, first: int, second: int, neither: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval of the difference of two proportions, first - second, on the same trials: Newcombe (1998), method 10.
+
+    Args:
+        both: trials that succeeded both times.
+        first: trials that succeeded the first time only.
+        second: trials that succeeded the second time only.
+        neither: the rest.
+        confidence: in (0, 1).
+
+    Returns:
+        Bounds in [-1, 1]; (-1, 1) when there are no trials.
+
+    Raises:
+        ValueError: a negative count, or a confidence outside (0, 1).
+    """
+    if min(both, first, second, neither) < 0:
+        raise ValueError(f"counts must be >= 0, got {both}, {first}, {second} and {neither}")
+    trials = both + first + second + neither
+    if trials == 0:
+        return -1.0, 1.0
+    p, q = (both + first) / trials, (both + second) / trials
+    (p_low, p_high), (q_low, q_high) = (wilson_interval(both + count, trials, confidence) for count in (first, second))
+    margins = (both + first) * (second + neither) * (both + second) * (first + neither)
+    # correlation of the two outcomes; a positive one with Newcombe's continuity correction
+    surplus = both * neither - first * second
+    phi = (max(surplus - trials / 2, 0.0) if surplus > 0 else surplus) / math.sqrt(margins) if margins else 0.0
+    below, above = p - p_low, q_high - q
+    low = p - q - math.sqrt(max(below**2 - 2 * phi * below * above + above**2, 0.0))
+    below, above = q - q_low, p_high - p
+    high = p - q + math.sqrt(max(below**2 - 2 * phi * below * above + above**2, 0.0))
+    return max(low, -1.0), min(high, 1.0)
+
+
 def summarize_latency(milliseconds: Sequence[float]) -> dict[str, float | int | None]:
     """Count, p50, p99 and maximum of latencies in ms; ``None`` where there is no data."""
     values = np.asarray([v for v in milliseconds if math.isfinite(v)], dtype=np.float64)

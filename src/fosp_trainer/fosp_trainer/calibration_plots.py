@@ -39,6 +39,11 @@ _STYLE: Final[dict[Any, Any]] = {
 }
 
 
+def style() -> dict[Any, Any]:
+    """What the project's plots look like, for ``matplotlib.rc_context``."""
+    return dict(_STYLE)
+
+
 def write_plots(figures: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write ``recall``, ``false_halts``, ``reliability`` and ``lead_time`` as SVG; raises ``OSError``.
 

@@ -13,6 +13,7 @@ from fosp_trainer import config as configuration
 from fosp_trainer.commands import (
     calibrate,
     collect,
+    compare,
     evaluate,
     export,
     few_shot,
@@ -32,6 +33,7 @@ COMMANDS: Final[dict[str, tuple[type, Callable[[Any], None]]]] = {
     "inspect": (inspect.Inspect, inspect.run),
     "export": (export.Export, export.run),
     "evaluate": (evaluate.Evaluate, evaluate.run),
+    "compare": (compare.Compare, compare.run),
     "few-shot": (few_shot.FewShot, few_shot.run),
     "models": (models.Models, models.run),
     "calibrate": (calibrate.Calibrate, calibrate.run),

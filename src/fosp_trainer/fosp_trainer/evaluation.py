@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from fosp_core.selector import Mode
 from fosp_core.statistics import wilson_interval
 from fosp_trainer.errors import UserError
 from fosp_trainer.progress import bar
+
+if TYPE_CHECKING:
+    from fosp_trainer.planner import PlanningPilot
 
 ENVIRONMENT: Final = "SafeReach-v0"
 CHUNK: Final = 5
@@ -42,12 +45,14 @@ class Drive:
     """Whether records hold what the monitor would compare at every step (``trace``), also when it is off."""
     until_violation: bool = False
     """Whether the first violation ends the episode."""
+    planner: bool = False
+    """Whether actions are planned at decision time, on the bundle's weights, instead of taken from its actors."""
 
 
 Result = tuple[dict[str, Any], Episode | None]
 
 
-def run_episode(env: Any, pilot: Pilot, drive: Drive, seed: int) -> Result:
+def run_episode(env: Any, pilot: Pilot | PlanningPilot, drive: Drive, seed: int) -> Result:
     """One episode of the layout ``seed``: its record, and the episode when it is kept."""
     observation, info = env.reset(seed=seed)
     pilot.start()
@@ -104,11 +109,19 @@ def _register_environments() -> None:
         raise UserError(f"no installed package registers {ENVIRONMENT}; build the workspace and start through ./run")
 
 
-def _pilot(drive: Drive, seed: int) -> Pilot:
+def _pilot(drive: Drive, seed: int) -> Pilot | PlanningPilot:
+    if drive.planner:
+        import torch
+
+        from fosp_trainer.export import load_agent
+        from fosp_trainer.planner import PlanningPilot
+
+        torch.set_num_threads(1)
+        return PlanningPilot(load_agent(drive.bundle))
     return Pilot(load_bundle(drive.bundle), drive.monitor, drive.mode, drive.noise, seed, judge=drive.trace)
 
 
-_worker: tuple[Drive, Any, Pilot] | None = None
+_worker: tuple[Drive, Any, Pilot | PlanningPilot] | None = None
 
 
 def _run_chunk(drive: Drive, seeds: Sequence[int]) -> list[Result]:
@@ -209,24 +222,27 @@ def evaluate(
     workers: int = 2,
     quiet: bool = False,
     mode: Mode | None = None,
+    planner: bool = False,
 ) -> dict[str, Any]:
     """Run layouts ``seed`` to ``seed + episodes - 1`` of the evaluation range; see ``summarize`` for the result.
 
     Ctrl-C keeps what is finished, marked ``interrupted``.
 
     Raises:
-        UserError: an unknown scene, or counts that make no sense.
+        UserError: an unknown scene, counts that make no sense, or a planner under the monitor.
         BundleError: a bundle that must not be loaded.
     """
     if episodes <= 0 or workers <= 0:
         raise UserError(f"episodes and workers must be > 0, got {episodes} and {workers}")
+    if planner and monitor:
+        raise UserError("the planner runs without the monitor")
     try:
         seeds = [task.evaluation_seed(seed + i) for i in range(episodes)]
         task.check_scene(scene)
     except ValueError as error:
         raise UserError(str(error)) from error
     manifest = load_bundle(bundle).manifest
-    drive = Drive(str(bundle), scene, monitor, mode)
+    drive = Drive(str(bundle), scene, monitor, mode, planner=planner)
     records: list[dict[str, Any]] = []
     interrupted = False
     try:

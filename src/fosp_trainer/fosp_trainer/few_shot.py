@@ -28,15 +28,23 @@ LAYOUTS_A_SEED: Final = 10_000
 
 
 def explore(
-    bundle: Path | str, scene: str, episodes: int, seed: int, noise: float, workers: int = 2, quiet: bool = False
+    bundle: Path | str,
+    scene: str,
+    episodes: int,
+    seed: int,
+    noise: float,
+    workers: int = 2,
+    quiet: bool = False,
+    expansion: bool = True,
 ) -> tuple[list[Episode], dict[str, Any]]:
-    """Own episodes with policy expansion, every other one with action noise too; and their rates.
+    """Own episodes with policy expansion, every other one with action noise too; and their rates. Without expansion
+    pi_on acts alone.
 
     The layouts are used for nothing else; another ``seed`` gives others.
     """
     first = FIRST_SEED_INDEX + LAYOUTS_A_SEED * seed
     seeds = [task.data_seed(first + i) for i in range(episodes)]
-    plain = Drive(str(bundle), scene, monitor=False, mode="sample", keep=True)
+    plain = Drive(str(bundle), scene, monitor=False, mode="sample" if expansion else "online", keep=True)
     drives: list[tuple[Drive, Sequence[int]]] = [(plain, seeds[::2])]
     if seeds[1::2]:
         drives.append((dataclasses.replace(plain, noise=noise), seeds[1::2]))
@@ -63,7 +71,12 @@ def replay_set(sources: Sequence[str | Path], config: FineTuneConfig, held_out: 
 def tune_bundle(
     bundle: Bundle, own: Frames, old: Frames | None, output: Path, config: FineTuneConfig, seed: int, quiet: bool
 ) -> tuple[Bundle, Report]:
-    """Fine-tune a bundle and write the result, under the thresholds and the selection of the one it came from."""
+    """Fine-tune a bundle and write the result, under the thresholds and the selection of the one it came from; without
+    expansion pi_on acts alone.
+    """
+    selector = bundle.manifest.selector
+    if not config.expansion:
+        selector = dataclasses.replace(selector, mode="online")
     agent = load_agent(bundle)
     with bar("fine-tune", 3 * config.steps, quiet=quiet) as shown:
 
@@ -75,7 +88,7 @@ def tune_bundle(
     origin = provenance(parent=bundle.id, round=dataclasses.asdict(report), data=own.fingerprint())
     exported = export_bundle(
         agent, output, bundle_id=output.name, frames=own, thresholds=bundle.manifest.thresholds,
-        selector=bundle.manifest.selector, provenance=origin,
+        selector=selector, provenance=origin,
     )  # fmt: skip
     return exported, report
 
@@ -93,8 +106,10 @@ def few_shot(
     noise: float = 0.2,
     workers: int = 2,
     quiet: bool = False,
+    expansion: bool | None = None,
 ) -> dict[str, Any]:
-    """Evaluate, explore, fine-tune, evaluate on the same layouts.
+    """Evaluate, explore, fine-tune, evaluate on the same layouts. ``expansion`` overrides the bundle's configuration:
+    without it the one policy is fine-tuned and acts alone, before as well.
 
     Returns:
         ``zero_shot`` and ``fine_tuned`` as ``evaluation.evaluate`` gives them, ``explored`` (rates of the own
@@ -111,13 +126,18 @@ def few_shot(
     source = load_bundle(bundle)
     config = load_agent(source).config
     settings = config.fine_tune if steps is None else dataclasses.replace(config.fine_tune, steps=steps)
+    if expansion is not None:
+        settings = dataclasses.replace(settings, expansion=expansion)
     torch.set_num_threads(workers)
 
     def measure(path: Path) -> dict[str, Any]:
-        return evaluate(path, scene, evaluation_episodes, monitor=monitor, workers=workers, quiet=quiet)
+        return evaluate(
+            path, scene, evaluation_episodes, monitor=monitor, workers=workers, quiet=quiet,
+            mode=None if settings.expansion else "online", planner=config.planner.enabled,
+        )  # fmt: skip
 
     zero_shot = measure(source.path)
-    own, explored = explore(source.path, scene, episodes, seed, noise, workers, quiet)
+    own, explored = explore(source.path, scene, episodes, seed, noise, workers, quiet, settings.expansion)
     old = replay_set(data, settings, config.data.held_out, seed)
     with tempfile.TemporaryDirectory() as scratch:
         target = output or Path(scratch) / f"{source.id}-{scene}-{seed}"

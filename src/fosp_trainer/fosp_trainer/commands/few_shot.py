@@ -31,6 +31,8 @@ class FewShot:
     """Layouts of the evaluation range before and after."""
     monitor: Literal["on", "off"] = "off"
     """Whether the safety monitor stands in the way in the evaluations."""
+    expansion: Literal["configured", "on", "off"] = "configured"
+    """Whether pi_on stands beside the frozen pi_off; off fine-tunes the one policy. By default as the bundle says."""
     noise: float = 0.2
     """Standard deviation of the action noise in every other own episode."""
     json: Path | None = None
@@ -51,7 +53,7 @@ def run(command: FewShot) -> None:
         result = few_shot(
             command.bundle, command.scene, command.episodes, command.steps, command.seed, command.data,
             command.output, command.evaluation_episodes, command.monitor == "on", command.noise, command.workers,
-            command.quiet,
+            command.quiet, None if command.expansion == "configured" else command.expansion == "on",
         )  # fmt: skip
     except (BundleError, ValueError) as error:
         raise UserError(str(error)) from error

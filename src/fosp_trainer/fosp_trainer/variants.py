@@ -1,0 +1,99 @@
+"""The rows of the comparison: what each changes of a configuration. All else is shared, the training loop too."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fosp_trainer import config as configuration
+from fosp_trainer.config import Config, FineTuneConfig, PlannerConfig, ProposalConfig
+from fosp_trainer.errors import UserError
+
+BASELINE: Final = "fosp"
+"""The row that the others are compared with."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row: what it is in a line, and its configuration, made from the baseline's."""
+
+    summary: str
+    change: Callable[[Config], Config]
+
+
+def _with(config: Config, **parts: dict[str, Any]) -> Config:
+    """The configuration with fields of some of its parts changed."""
+    return dataclasses.replace(
+        config, **{name: dataclasses.replace(getattr(config, name), **values) for name, values in parts.items()}
+    )
+
+
+def _dreamerv3(config: Config) -> Config:
+    return _with(
+        config,
+        critic={"in_sample": False, "imagined_weight": 1.0},
+        actor={"extraction": "returns", "feasibility": False, "imagined_cost": False},
+        proposals={"count": 1},
+    )
+
+
+def _safedreamer(config: Config) -> Config:
+    return _with(_dreamerv3(config), actor={"imagined_cost": True, "imagined_cost_ahead": True})
+
+
+VARIANTS: Final[dict[str, Variant]] = {
+    BASELINE: Variant("the run's own configuration", lambda config: config),
+    "dreamerv3": Variant("the most imagined reward, no safety", _dreamerv3),
+    "safedreamer": Variant("the most imagined reward, imagined cost by an augmented Lagrangian", _safedreamer),
+    "safedreamer-planning": Variant(
+        "the same, and constrained planning in the world model at decision time",
+        lambda config: _with(_safedreamer(config), planner={"enabled": True}),
+    ),
+    "no-in-sample": Variant(
+        "values of the policy's own actions, not of the data's",
+        lambda config: _with(config, critic={"in_sample": False}),
+    ),
+    "no-ref": Variant(
+        "every state counts as feasible: u = 1", lambda config: _with(config, actor={"feasibility": False})
+    ),
+    "no-expansion": Variant(
+        "fine-tuning changes the one policy there is; before that the same as fosp",
+        lambda config: _with(config, fine_tune={"expansion": False}),
+    ),
+    "no-proposals": Variant(
+        "the actor's own action, not the best of constrained proposals around it",
+        lambda config: _with(config, proposals={"count": 1}),
+    ),
+    "closed-form": Variant(
+        "the paper's extraction by weighted regression", lambda config: _with(config, actor={"extraction": "awr"})
+    ),
+}
+
+
+def configure(name: str, base: Config) -> Config:
+    """The configuration of the row ``name``; raises ``UserError`` that lists the rows there are."""
+    if name not in VARIANTS:
+        raise UserError(f"unknown variant {name!r}; there are {', '.join(VARIANTS)}")
+    return VARIANTS[name].change(base)
+
+
+def trained_like(config: Config) -> Config:
+    """The configuration without what plays no part in training: rows that agree in the rest share their training."""
+    return dataclasses.replace(
+        config, planner=PlannerConfig(), proposals=ProposalConfig(), fine_tune=FineTuneConfig(), lookahead=1
+    )
+
+
+def differences(config: Config, base: Config) -> dict[str, Any]:
+    """What a configuration has that ``base`` has not, by dotted name."""
+    changed, known = _flat(configuration.to_dict(config)), _flat(configuration.to_dict(base))
+    return {name: value for name, value in changed.items() if value != known[name]}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
