@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fosp_core import task
 from fosp_trainer.data import Frames, gather, padded
-from fosp_trainer.latents import encode, subset
+from fosp_trainer.latents import encode, glimpse, subset
 from fosp_trainer.nets import MLP
 from fosp_trainer.table import Table, unflatten
 from fosp_trainer.world_model import POSITION_SCALE_M, WorldModel, matched_error
@@ -21,7 +21,7 @@ from fosp_trainer.world_model import POSITION_SCALE_M, WorldModel, matched_error
 def probe_errors(
     model: WorldModel, train: Frames, held_out: Frames, seed: int = 0, episodes: int = 200, steps: int = 400
 ) -> dict[str, float]:
-    """Mean error in cm of a small MLP that reads positions from latents, on held-out episodes.
+    """Mean error in cm of a small MLP that reads positions from the state, its table included, on held-out episodes.
 
     Tool and goal are Euclidean errors, ``obstacle`` the root of the mean squared error over obstacles under the
     best assignment.
@@ -34,9 +34,13 @@ def probe_errors(
     sets = []
     for frames, limit in ((train, episodes), (held_out, episodes // 2)):
         part = subset(frames, limit, rng)
-        encoded = encode(model, part)
+        glimpses = glimpse(model, part) if model.reader is not None else None
+        encoded = encode(model, part, glimpses=glimpses)
+        state = [encoded.deter, encoded.stoch]
+        if glimpses is not None:
+            state += [glimpses.near.float() / 255.0, glimpses.place]
         tool, goal = torch.from_numpy(part.tool), torch.from_numpy(part.goal)
-        sets.append((torch.cat([encoded.deter, encoded.stoch], -1), tool, goal, torch.from_numpy(part.obstacles)))
+        sets.append((torch.cat(state, -1), tool, goal, torch.from_numpy(part.obstacles)))
     slots = max(1, int(np.isfinite(train.obstacles).all(-1).sum(1).max()))
     # on the side, so that probing does not change the training's random numbers
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
