@@ -88,12 +88,15 @@ class Pilot:
         self._executed = np.zeros(self._policy.bundle.manifest.action_length, np.float32)
         self._steps = 0
 
-    def act(self, image: Image, proprio: NDArray[np.floating]) -> Steered:
-        """The action for one frame: uint8 (S, S, 3) and tool position (3,) in metres."""
+    def act(self, image: Image, proprio: NDArray[np.floating], proposal: NDArray[np.floating] | None = None) -> Steered:
+        """The action for one frame: uint8 (S, S, 3) and tool position (3,) in metres.
+
+        ``proposal``: an action (A,) in [-1, 1] from elsewhere, in the place of the policy's own.
+        """
         first = self._steps == 0
         output = self._policy.step(image, proprio, self._executed, first)
         selection = self._selector.select(output)
-        proposed = selection.action
+        proposed = selection.action if proposal is None else np.asarray(proposal, np.float32)
         if self._noise > 0.0:
             noise = self._rng.normal(0.0, self._noise, proposed.shape)
             proposed = np.clip(proposed + noise, -1.0, 1.0).astype(np.float32)
