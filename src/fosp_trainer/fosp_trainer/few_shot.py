@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,18 @@ from fosp_trainer.provenance import provenance
 FIRST_SEED_INDEX: Final = 20_000_000
 """Of the data range; scripted collection and rounds in simulation stay below."""
 LAYOUTS_A_SEED: Final = 10_000
+
+
+def figures_before(file: Path, expected: dict[str, Any]) -> dict[str, Any]:
+    """Figures that ``fosp-train evaluate`` wrote. Raises ``UserError`` when they are of something else than expected."""
+    try:
+        figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {file}: {error}") from error
+    for name, value in expected.items():
+        if figures.get(name) != value:
+            raise UserError(f"{file}: {name} is {figures.get(name)!r}, this experiment needs {value!r}")
+    return figures
 
 
 def explore(
@@ -107,8 +120,10 @@ def few_shot(
     workers: int = 2,
     quiet: bool = False,
     expansion: bool | None = None,
+    before: Path | None = None,
 ) -> dict[str, Any]:
-    """Evaluate, explore, fine-tune, evaluate on the same layouts. ``expansion`` overrides the bundle's configuration:
+    """Evaluate, explore, fine-tune, evaluate on the same layouts. ``before`` is a file of ``fosp-train evaluate`` whose
+    figures stand for the first evaluation. ``expansion`` overrides the bundle's configuration:
     without it the one policy is fine-tuned and acts alone, before as well.
 
     Returns:
@@ -136,7 +151,8 @@ def few_shot(
             mode=None if settings.expansion else "online", planner=config.planner.enabled,
         )  # fmt: skip
 
-    zero_shot = measure(source.path)
+    expected = {"model_id": source.id, "scene": scene, "episodes": evaluation_episodes, "seed": 0, "monitor": monitor}
+    zero_shot = measure(source.path) if before is None else figures_before(before, expected)
     own, explored = explore(source.path, scene, episodes, seed, noise, workers, quiet, settings.expansion)
     old = replay_set(data, settings, config.data.held_out, seed)
     with tempfile.TemporaryDirectory() as scratch:

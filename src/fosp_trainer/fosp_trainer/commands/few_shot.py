@@ -35,6 +35,10 @@ class FewShot:
     """Whether pi_on stands beside the frozen pi_off; off fine-tunes the one policy. By default as the bundle says."""
     noise: float = 0.2
     """Standard deviation of the action noise in every other own episode."""
+    before: Path | None = None
+    """File that ``fosp-train evaluate --json`` wrote of this bundle, scene, monitor and number of layouts: its figures
+    are taken for those before the round.
+    """
     json: Path | None = None
     """File for the figures and the record of every episode."""
     workers: int = 2
@@ -54,6 +58,7 @@ def run(command: FewShot) -> None:
             command.bundle, command.scene, command.episodes, command.steps, command.seed, command.data,
             command.output, command.evaluation_episodes, command.monitor == "on", command.noise, command.workers,
             command.quiet, None if command.expansion == "configured" else command.expansion == "on",
+            command.before,
         )  # fmt: skip
     except (BundleError, ValueError) as error:
         raise UserError(str(error)) from error
