@@ -29,7 +29,7 @@ LAYOUTS_A_SEED: Final = 10_000
 
 
 def figures_before(file: Path, expected: dict[str, Any]) -> dict[str, Any]:
-    """Figures that ``fosp-train evaluate`` wrote. Raises ``UserError`` when they are of something else than expected."""
+    """Figures that ``fosp-train evaluate`` wrote; raises ``UserError`` where they are of something else."""
     try:
         figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
