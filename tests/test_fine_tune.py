@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -15,30 +14,6 @@ import numpy as np
 import pytest
 
 pytestmark = pytest.mark.system
-
-
-@pytest.fixture(scope="module")
-def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models folder with an untrained model of debug size, whose monitor lets everything pass."""
-    import torch
-
-    from fosp_core.bundle import Thresholds
-    from fosp_trainer import config as configuration
-    from fosp_trainer.agent import Agent
-    from fosp_trainer.config import ProposalConfig
-    from fosp_trainer.export import export_bundle
-
-    torch.manual_seed(0)
-    config = configuration.preset("debug")
-    fine_tune = dataclasses.replace(config.fine_tune, held_out=0.5)
-    agent = Agent(dataclasses.replace(config, proposals=ProposalConfig(count=1), fine_tune=fine_tune))
-    agent.online.load_state_dict(agent.offline.state_dict())
-    root = tmp_path_factory.mktemp("models")
-    export_bundle(
-        agent, root / "safereach" / "small", bundle_id="small", frames=None,
-        thresholds=Thresholds(caution=1.0, halt=1.0, surprise=1e9),
-    )  # fmt: skip
-    return root
 
 
 def made_up_run(folder: Path, episodes: int = 6) -> None:

@@ -14,6 +14,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import rclpy
 from numpy.typing import NDArray
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
 from rclpy.action.client import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -25,7 +27,7 @@ import fosp_description
 from fosp_bringup.discovery import missing_services
 from fosp_bringup.holding import Killed, ToolSample
 from fosp_core.task import ARM_JOINTS
-from fosp_interfaces.action import RunEpisodes
+from fosp_interfaces.action import FineTune, RunEpisodes
 from fosp_ros import names, qos, stamps
 from fosp_ros.errors import MessageError
 from fosp_ros.kinematics import Chain
@@ -60,6 +62,7 @@ class GraphClient:
         profile = QoSProfile(depth=50, reliability=qos.JOINT_STATES.reliability)
         self.node.create_subscription(JointState, names.JOINT_STATES, self._on_joints, profile)
         self._episodes: ActionClient[Any, Any, Any] = ActionClient(self.node, RunEpisodes, names.RUN_EPISODES)
+        self._trainer: ActionClient[Any, Any, Any] = ActionClient(self.node, FineTune, names.FINE_TUNE)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
         self._open = True
@@ -89,15 +92,23 @@ class GraphClient:
         check: Check,
     ) -> RunEpisodes.Result:
         """Run episodes and wait for the result; cancels them when ``check`` raises."""
-        handle = self._send(goal, on_feedback, check)
-        result = handle.get_result_async()
-        try:
-            return self._wait(result.done, check, "the episode node", result.result).result
-        except BaseException:
-            cancelled = handle.cancel_goal_async()
-            self._settle(cancelled, _CANCEL_WAIT_S)
-            self._settle(result, _CANCEL_WAIT_S)
-            raise
+        return self._carry_out(self._episodes, goal, on_feedback, check, "the episode node")
+
+    def fine_tune(
+        self, goal: FineTune.Goal, on_feedback: Callable[[FineTune.Feedback], None], check: Check
+    ) -> FineTune.Result:
+        """Run a fine-tune round and wait for the result; cancels it when ``check`` raises."""
+        return self._carry_out(self._trainer, goal, on_feedback, check, "the trainer node")
+
+    def set_integer(self, node: str, name: str, value: int, check: Check) -> None:
+        """Set an integer parameter of a node; raises ``SilenceError`` with its answer when it refuses."""
+        client = self.node.create_client(SetParameters, f"/{node}/set_parameters")
+        self._wait(client.service_is_ready, check, f"the parameters of {node}")
+        content = ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=value)
+        future = client.call_async(SetParameters.Request(parameters=[Parameter(name=name, value=content)]))
+        answer = self._wait(future.done, check, f"the parameters of {node}", future.result)
+        if not answer.results[0].successful:
+            raise SilenceError(f"{node} did not take {name} = {value}: {answer.results[0].reason}")
 
     def kill_in_motion(
         self, goal: RunEpisodes.Goal, pid: int, at_step: int, on_feedback: Callable[[Any], None], check: Check
@@ -113,7 +124,7 @@ class GraphClient:
             newest[:] = [feedback]
             on_feedback(feedback)
 
-        handle = self._send(goal, remember, check)
+        handle = self._send(self._episodes, goal, remember, check, "the episode node")
         result = handle.get_result_async()
         killed: Killed | None = None
         try:
@@ -152,7 +163,23 @@ class GraphClient:
         x, y, z = (float(v) for v in here)
         return ToolSample(time_s, (x, y, z), float(np.linalg.norm(ahead - here)) / _STEP_S)
 
-    def _send(self, goal: RunEpisodes.Goal, on_feedback: Callable[[Any], None], check: Check) -> Any:
+    def _carry_out(
+        self, client: ActionClient[Any, Any, Any], goal: Any, on_feedback: Callable[[Any], None], check: Check, who: str
+    ) -> Any:
+        """Result of a goal; the goal is cancelled when ``check`` raises."""
+        handle = self._send(client, goal, on_feedback, check, who)
+        result = handle.get_result_async()
+        try:
+            return self._wait(result.done, check, who, result.result).result
+        except BaseException:
+            cancelled = handle.cancel_goal_async()
+            self._settle(cancelled, _CANCEL_WAIT_S)
+            self._settle(result, _CANCEL_WAIT_S)
+            raise
+
+    def _send(
+        self, client: ActionClient[Any, Any, Any], goal: Any, on_feedback: Callable[[Any], None], check: Check, who: str
+    ) -> Any:
         """Handle of an accepted goal."""
 
         def heard(message: Any) -> None:
@@ -160,9 +187,9 @@ class GraphClient:
             on_feedback(message.feedback)
 
         # That a server exists is known before it can be talked to; what is sent in between would be lost.
-        self._wait(self._episodes.server_is_ready, check, "the action server of the episode node")
-        future = self._episodes.send_goal_async(goal, feedback_callback=heard)
-        return self._wait(future.done, check, "the episode node", future.result)
+        self._wait(client.server_is_ready, check, f"the action server of {who}")
+        future = client.send_goal_async(goal, feedback_callback=heard)
+        return self._wait(future.done, check, who, future.result)
 
     def _spin(self) -> None:
         try:

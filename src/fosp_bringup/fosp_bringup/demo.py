@@ -1,16 +1,18 @@
-"""``make demo``: the whole graph on SafeReach in simulation, a table, and a report."""
+"""``make demo``: the whole graph on SafeReach in simulation, a fine-tune round in a new scene, tables, and a report."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -22,27 +24,35 @@ from fosp_bringup import domain, graph, runner, workspace
 from fosp_bringup.graph import Arguments, GraphError
 from fosp_bringup.holding import Killed, measure_hold
 from fosp_bringup.lifetime import child_setup
+from fosp_bringup.second_act import AFTER, BEFORE, EXPLORED, Round, SecondAct, second_act
 from fosp_bringup.summary import Episode, load_episodes, outcome, summarize
-from fosp_bringup.view import Progress, View, final_table
+from fosp_bringup.view import Progress, Tuning, View, before_after_table, final_table
 from fosp_core.safety import SafetyState
-from fosp_core.task import check_scene
+from fosp_core.task import check_scene, data_seed
 from fosp_episodes.storage import StorageError, write_json
+from fosp_ros import names
 
 if TYPE_CHECKING:
     from fosp_bringup.client import GraphClient
     from fosp_bringup.report import Demonstration
-    from fosp_interfaces.action import RunEpisodes
+    from fosp_interfaces.action import FineTune, RunEpisodes
 
 EXIT_INTERRUPTED: Final = 130
 READY_TIMEOUT_S: Final = 90.0
 _STOP_TIMEOUT_S: Final = 15.0
 _LOG_LINES: Final = 12
 _MAX_EPISODES: Final = 1000
+_STANDARD: Final = "standard"
+_KILLED: Final = "killed"
+"""What a goal's episodes are for, besides the parts of the second act."""
+EXPLORE_INDEX: Final = 40_000_000
+"""Of the layouts that the second act explores: used for nothing else."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Run SafeReach episodes live on the ROS graph in simulation, then show what happens when the monitor dies.
+    """Run SafeReach live on the ROS graph in simulation: episodes, a fine-tune round in a scene never trained on, and
+    what happens when the monitor dies.
 
     Ctrl-C stops everything and keeps what was recorded.
     """
@@ -55,6 +65,18 @@ class Options:
     """Seed of the first episode's layout; the next ones count up."""
     bundle: str = ""
     """Model bundle: a folder, or a path relative to the models folder; empty: the newest."""
+    fine_tune: bool = True
+    """The second act: a scene never trained on, exploring episodes, a fine-tune round, the gate, episodes again."""
+    new_scene: str = "new_objects"
+    """Scene of the second act."""
+    new_episodes: int = 6
+    """Episodes of the second act before and after the round, on the same layouts."""
+    explored_episodes: int = 15
+    """Episodes with policy expansion that the round learns from, on other layouts."""
+    paired_episodes: int = 40
+    """Layouts that the gate runs in simulation under both models; few show little, and it refuses then."""
+    datasets: str = ""
+    """Earlier Minari datasets that the round mixes in, separated by ':'."""
     kill_monitor_at_step: int = 8
     """After the episodes, one more in which the monitor is killed in mid motion, at this step; 0 leaves it out."""
     models_root: Path | None = None
@@ -80,12 +102,14 @@ class Graph:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log
         options = {
+            **({"--datasets": arguments.datasets} if arguments.datasets else {}),
             "--bundle": arguments.bundle,
             "--models-root": arguments.models_root,
             "--run-folder": str(run_folder),
             "--when-node-exits": "keep",
         }
         command = [sys.executable, "-m", "fosp_bringup.runner", *(part for pair in options.items() for part in pair)]
+        command += ["--trainer"] if arguments.trainer else []
         with log.open("w", encoding="utf-8") as output:
             self._process = subprocess.Popen(
                 command,
@@ -132,22 +156,31 @@ class Demo:
         self._console = console
         try:
             check_scene(options.scene)
+            check_scene(options.new_scene)
             self._arguments = runner.chosen_bundle(_bundle_arguments(options))
         except (ValueError, GraphError) as error:
             raise DemoError(str(error)) from error
-        if not 1 <= options.episodes <= _MAX_EPISODES:
-            raise DemoError(f"--episodes must be in [1, {_MAX_EPISODES}], got {options.episodes}")
+        for name in ("episodes", "new_episodes", "explored_episodes", "paired_episodes"):
+            if not 1 <= getattr(options, name) <= _MAX_EPISODES:
+                shown = name.replace("_", "-")
+                raise DemoError(f"--{shown} must be in [1, {_MAX_EPISODES}], got {getattr(options, name)}")
         if options.seed < 0 or options.kill_monitor_at_step < 0:
             raise DemoError("--seed and --kill-monitor-at-step must not be negative")
         self._progress = Progress(count=options.episodes)
+        self._goals: list[str] = []
+        self._round: Round | None = None
+        self._left_out = ""
         self._stop = False
         self._phases: dict[str, float] = {}
 
     def run(self) -> int:
         """Run everything; returns the exit code."""
         self._choose_domain()
+        bundle = Path(self._arguments.models_root) / self._arguments.bundle
         try:
             self._folder = workspace.new_run(self._options.runs or workspace.runs())
+            if self._options.fine_tune:
+                self._arguments = self._with_trainer(bundle)
         except OSError as error:
             raise DemoError(f"no folder for the run: {error}") from error
         self._console.print(
@@ -173,6 +206,18 @@ class Demo:
             for number, handler in previous.items():
                 signal.signal(number, handler)
         return code
+
+    def _with_trainer(self, bundle: Path) -> Arguments:
+        """The arguments for a graph that trains, with models of its own; as they are when this bundle cannot."""
+        if importlib.util.find_spec("torch") is None:
+            self._left_out = "torch is not installed"
+            return self._arguments
+        scratch = self._folder / "models"
+        # nothing changes a bundle's file in place, so that a second name is as good as a copy
+        shutil.copytree(bundle, scratch / self._arguments.bundle, copy_function=_link_or_copy)
+        return replace(
+            self._arguments, models_root=str(scratch), trainer=True, datasets=_absolute(self._options.datasets)
+        )
 
     def _choose_domain(self) -> None:
         try:
@@ -202,7 +247,10 @@ class Demo:
                 check = self._checker(graph_process, view)
                 try:
                     self._wait_ready(client, check)
-                    self._run_episodes(client, check)
+                    goal = self._goal(self._options.episodes, self._options.seed)
+                    self._run_episodes(client, check, _STANDARD, "running episodes", goal, "episodes took (s)")
+                    if self._arguments.trainer:
+                        self._second_act(client, check)
                     if self._options.kill_monitor_at_step:
                         return self._kill_monitor(client, graph_process, view)
                 except SilenceError as error:
@@ -228,7 +276,8 @@ class Demo:
     def _wait_ready(self, client: GraphClient, check: Callable[[], None]) -> None:
         begin = time.monotonic()
         self._progress.stage = "starting the graph"
-        while missing := client.missing(graph.services(self._arguments)):
+        # the trainer has time until the second act
+        while missing := client.missing(graph.services(replace(self._arguments, trainer=False))):
             check()
             if time.monotonic() - begin > READY_TIMEOUT_S:
                 raise DemoError(
@@ -238,18 +287,64 @@ class Demo:
             time.sleep(0.1)
         self._phases["graph ready after (s)"] = time.monotonic() - begin
 
-    def _run_episodes(self, client: GraphClient, check: Callable[[], None]) -> None:
-        self._progress.stage = "running episodes"
+    def _run_episodes(
+        self, client: GraphClient, check: Callable[[], None], part: str, stage: str, goal: RunEpisodes.Goal, phase: str
+    ) -> None:
+        """Run the episodes of a part; raises ``DemoError`` when the run does not come to its end."""
+        self._progress = Progress(stage=stage, count=int(goal.count))
+        self._goals.append(part)
         begin = time.monotonic()
-        result = client.run_episodes(self._goal(self._options.episodes, self._options.seed), self._on_feedback, check)
-        self._phases["episodes took (s)"] = time.monotonic() - begin
+        result = client.run_episodes(goal, self._on_feedback, check)
+        self._phases[phase] = time.monotonic() - begin
         self._progress.running = False
         check()
         if not result.success:
             raise DemoError(result.message)
 
+    def _second_act(self, client: GraphClient, check: Callable[[], None]) -> None:
+        """Episodes in a scene never trained on, exploring ones, a fine-tune round, the same episodes again."""
+        from fosp_interfaces.action import FineTune, RunEpisodes
+
+        options = self._options
+        scene, begin = options.new_scene, time.monotonic()
+        evaluated = self._goal(options.new_episodes, options.seed, scene)
+        self._run_episodes(
+            client, check, BEFORE, f"second act: scene {scene}, never trained on", evaluated, "new scene, before (s)"
+        )
+        explored = self._goal(
+            options.explored_episodes, data_seed(EXPLORE_INDEX + 1000 * (options.seed % 10_000)), scene
+        )
+        explored.mode = RunEpisodes.Goal.EXPLORE
+        stage = "second act: exploring episodes with policy expansion, to learn from"
+        self._run_episodes(client, check, EXPLORED, stage, explored, "new scene, exploring (s)")
+        self._round = self._fine_tune(client, check, FineTune.Goal(seed=options.seed))
+        again = "the new model" if self._round.active else "the same model, as the round brought no other"
+        self._run_episodes(
+            client, check, AFTER, f"second act: the same layouts with {again}", evaluated, "new scene, after (s)"
+        )
+        self._phases["second act took (s)"] = time.monotonic() - begin
+
+    def _fine_tune(self, client: GraphClient, check: Callable[[], None], goal: FineTune.Goal) -> Round:
+        tuning = Tuning()
+        self._progress = Progress(stage="second act: fine-tune round while the graph runs", tuning=tuning)
+
+        def on_feedback(feedback: FineTune.Feedback) -> None:
+            losses = dict(zip(feedback.loss_names, map(float, feedback.losses), strict=False))
+            left = float(feedback.seconds_left)
+            tuning.hear(str(feedback.stage), int(feedback.step), int(feedback.steps), losses, left)
+
+        client.set_integer(names.TRAINER_NODE, "paired_episodes", self._options.paired_episodes, check)
+        begin = time.monotonic()
+        result = client.fine_tune(goal, on_feedback, check)
+        done = Round.from_result(result, time.monotonic() - begin)
+        self._phases["fine-tune round (s)"] = done.seconds
+        for line in (result.message, *(_mark(c) for c in done.checks)):
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        return done
+
     def _kill_monitor(self, client: GraphClient, graph_process: Graph, view: View) -> Killed | None:
-        self._progress.stage = "safety demonstration: the monitor is killed in mid motion"
+        self._progress = Progress(stage="safety demonstration: the monitor is killed in mid motion")
+        self._goals.append(_KILLED)
         pid = graph_process.pid("safety_monitor")
         if pid is None:
             raise DemoError("the safety monitor has no process")
@@ -264,10 +359,10 @@ class Demo:
         self._progress.running = False
         return killed
 
-    def _goal(self, count: int, seed: int) -> RunEpisodes.Goal:
+    def _goal(self, count: int, seed: int, scene: str = "") -> RunEpisodes.Goal:
         from fosp_interfaces.action import RunEpisodes
 
-        return RunEpisodes.Goal(scene=self._options.scene, count=count, seed=seed, reset_after_halt=True)
+        return RunEpisodes.Goal(scene=scene or self._options.scene, count=count, seed=seed, reset_after_halt=True)
 
     def _on_feedback(self, feedback: RunEpisodes.Feedback) -> None:
         self._follow(feedback)
@@ -288,7 +383,9 @@ class Demo:
 
         if note:
             self._console.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
-        episodes = self._recorded()
+        recorded = self._recorded()
+        episodes = recorded.get(_STANDARD, [])
+        act = second_act(self._options.new_scene, recorded, self._round)
         figures = summarize(episodes, self._options.scene)
         figures["model_id"] = figures["model_id"] or Path(self._arguments.bundle).name
         demonstration = self._demonstration(killed)
@@ -297,6 +394,7 @@ class Demo:
             "seed": self._options.seed,
             "note": note,
             "timing": self._phases,
+            "fine_tune": None if act is None else act.to_json(),
             "safety_demonstration": None
             if demonstration is None
             else {
@@ -313,19 +411,30 @@ class Demo:
             write_json(self._folder / "safety_demonstration.json", asdict(demonstration.killed))
         self._console.print()
         self._console.print(final_table(figures))
+        self._tell_second_act(act, note)
         if demonstration is not None:
             style = "green" if demonstration.hold.within_limit else "bold red"
             self._console.print(demonstration.text, style=style, highlight=False, soft_wrap=True)
         elif not note and self._options.kill_monitor_at_step:
             self._console.print("The arm stood still in the last episode, so killing the monitor showed nothing.")
-        target = report.write_report(self._folder, figures, episodes, self._facts(), demonstration, note)
+        target = report.write_report(self._folder, figures, episodes, self._facts(), demonstration, note, act)
         self._console.print(f"Report: {target}", highlight=False, soft_wrap=True)
 
-    def _recorded(self) -> list[Episode]:
-        """Episodes of the first goal; the demonstration's own one is not counted."""
+    def _tell_second_act(self, act: SecondAct | None, note: str) -> None:
+        if act is not None:
+            self._console.print(before_after_table(act))
+            style = "green" if act.changed else "yellow"
+            self._console.print(act.verdict, style=style, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(act.comparison, highlight=False, markup=False, soft_wrap=True)
+        elif self._left_out and not note:
+            self._console.print(f"The second act was left out: {self._left_out}.", highlight=False)
+
+    def _recorded(self) -> dict[str, list[Episode]]:
+        """Episodes by what they were for; the demonstration's own one is not counted."""
         records = Path(self._folder / "records")
-        goals = sorted(p for p in records.iterdir() if p.is_dir()) if records.is_dir() else []
-        return load_episodes(goals[0]) if goals else []
+        # folders are named by the time of their goal
+        folders = sorted(p for p in records.iterdir() if p.is_dir()) if records.is_dir() else []
+        return {part: load_episodes(folder) for part, folder in zip(self._goals, folders, strict=False)}
 
     def _demonstration(self, killed: Killed | None) -> Demonstration | None:
         from fosp_bringup.report import Demonstration
@@ -359,6 +468,22 @@ def _bundle_arguments(options: Options) -> Arguments:
         folder = Path(bundle).resolve()
         root, bundle = folder.parent.parent, f"{folder.parent.name}/{folder.name}"
     return Arguments(models_root=str(root), bundle=bundle)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _absolute(datasets: str) -> str:
+    return ":".join(str(Path(part).absolute()) for part in datasets.split(":") if part)
+
+
+def _mark(check: Mapping[str, Any]) -> str:
+    """A check of the gate as a line."""
+    return f"  {'passed ' if check['passed'] else 'REFUSED'}  {check['name']}: {check['text']}"
 
 
 def _row(summary: Any) -> dict[str, Any]:

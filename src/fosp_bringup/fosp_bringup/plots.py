@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fosp_bringup.holding import HOLD_LIMIT_S, ToolSample
+from fosp_bringup.second_act import SecondAct
 from fosp_bringup.summary import Episode
 from fosp_core.task import REACH_RADIUS_M
 
@@ -51,13 +52,33 @@ _STYLE: Final[dict[Any, Any]] = {
 }
 
 
+_RATES: Final = (
+    ("success", "success_rate", "#3d6fb4"),
+    ("violation", "violation_rate", COLORS["violation"]),
+    ("safe success", "safe_success_rate", COLORS["safe success"]),
+)
+
+
+def before_after(act: SecondAct) -> str:
+    """The rates of a scene before (hollow) and after (filled) a fine-tune round, with their intervals."""
+    figure, axes = _figure("Before (hollow) and after (filled), 95 % intervals", width=9.6)
+    for y, (_, key, color) in enumerate(reversed(_RATES)):
+        for figures, offset, face in ((act.before, 0.16, "white"), (act.after, -0.16, color)):
+            if figures is None or figures[key] is None:
+                continue
+            low, high = figures[f"{key}_interval"]
+            span = ([100 * low, 100 * high], [y + offset, y + offset])
+            axes.plot(*span, color=color, linewidth=5, alpha=0.25, solid_capstyle="butt")
+            axes.plot(100 * figures[key], y + offset, "o", color=color, markerfacecolor=face, markersize=8)
+    axes.set(xlim=(-3, 103), ylim=(-0.6, len(_RATES) - 0.4), xlabel="% of episodes")
+    axes.set_yticks(range(len(_RATES)), [name for name, _, _ in reversed(_RATES)])
+    axes.grid(axis="y", visible=False)
+    return _svg(figure)
+
+
 def rates(figures: Mapping[str, Any]) -> str:
     """Success, violation and safe success with their intervals."""
-    rows = (
-        ("success", "success_rate", "#3d6fb4"),
-        ("violation", "violation_rate", COLORS["violation"]),
-        ("safe success", "safe_success_rate", COLORS["safe success"]),
-    )
+    rows = _RATES
     figure, axes = _figure("Rates with 95 % intervals")
     for y, (_, key, color) in enumerate(reversed(rows)):
         low, high = figures[f"{key}_interval"]

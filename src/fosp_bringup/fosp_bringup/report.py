@@ -15,6 +15,7 @@ import jinja2
 
 from fosp_bringup import plots, video
 from fosp_bringup.holding import Hold, Killed
+from fosp_bringup.second_act import RATES, SecondAct
 from fosp_bringup.summary import Episode
 from fosp_core.statistics import summarize_latency
 
@@ -46,6 +47,7 @@ def write_report(
     facts: Mapping[str, str],
     demonstration: Demonstration | None = None,
     note: str = "",
+    act: SecondAct | None = None,
 ) -> Path:
     """Write ``report.html`` into a folder, atomically.
 
@@ -56,6 +58,7 @@ def write_report(
         facts: how the run was made, for the last section.
         demonstration: the monitor killed in mid motion, when that was shown.
         note: said at the top, for example that the run was cut short.
+        act: the second act, when there was one.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fosp_bringup", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -81,6 +84,9 @@ def write_report(
             "plot": plots.hold(demonstration.killed.samples, demonstration.killed.at_s, demonstration.hold.hold_s),
         },
         rows=[_row(e) for e in episodes],
+        act=act,
+        act_plot="" if act is None else plots.before_after(act),
+        rates=RATES,
         facts=facts,
         colors=plots.COLORS,
         percent=lambda value: "-" if value is None else f"{value:.0%}",

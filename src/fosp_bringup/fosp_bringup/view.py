@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from fosp_bringup.second_act import RATES, SecondAct
 from fosp_core.safety import SafetyState
 from fosp_episodes.recorder import POLICIES
 
@@ -27,6 +28,34 @@ STATE_STYLES: Final = {
 }
 OUTCOME_STYLES: Final = {"safe success": "green", "violation": "red", "halted": "yellow", "aborted": "dim"}
 _PLAIN_PERIOD_S: Final = 2.0
+
+
+@dataclass
+class Tuning:
+    """Where a fine-tune round is, as the action's feedback says."""
+
+    stage: str = "waiting for the trainer"
+    step: int = 0
+    steps: int = 1
+    losses: Mapping[str, float] = field(default_factory=dict)
+    seconds_left: float = math.nan
+    done: list[str] = field(default_factory=list)
+    """Stages that are behind it."""
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        told = f"{self.stage.replace('_', ' ')} {self.step}/{self.steps}"
+        if "loss" in self.losses:
+            told += f", loss {self.losses['loss']:.3g}"
+        return told + (f", {self.seconds_left:.0f} s left" if math.isfinite(self.seconds_left) else "")
+
+    def hear(self, stage: str, step: int, steps: int, losses: Mapping[str, float], seconds_left: float) -> None:
+        """Take in a feedback message."""
+        if stage != self.stage and self.step:
+            self.done.append(self.stage)
+        self.stage, self.step, self.steps = stage, step, max(steps, 1)
+        self.losses, self.seconds_left = losses, seconds_left
 
 
 @dataclass
@@ -45,6 +74,8 @@ class Progress:
     reasons: Sequence[str] = ()
     finished: list[Mapping[str, Any]] = field(default_factory=list)
     """Rows for the table: episode, outcome, steps, note."""
+    tuning: Tuning | None = None
+    """A fine-tune round that is going on."""
 
 
 class View:
@@ -53,7 +84,9 @@ class View:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
+        self._shown: Progress | None = None
         self._stage = ""
+        self._tuned = ""
         self._lines = 0
         self._last_line = 0.0
 
@@ -73,6 +106,8 @@ class View:
         if self._live is not None:
             self._live.update(render(progress))
             return
+        if progress is not self._shown:
+            self._shown, self._lines = progress, 0
         if progress.stage != self._stage:
             self._stage = progress.stage
             self._print(progress.stage)
@@ -83,6 +118,10 @@ class View:
             )
             self._lines += 1
         now = time.monotonic()
+        tuning = progress.tuning
+        if tuning is not None and (tuning.stage != self._tuned or now - self._last_line >= _PLAIN_PERIOD_S):
+            self._tuned, self._last_line = tuning.stage, now
+            self._print(f"  {tuning.text}")
         if progress.running and now - self._last_line >= _PLAIN_PERIOD_S:
             self._last_line = now
             self._print(
@@ -121,6 +160,13 @@ def render(progress: Progress) -> RenderableType:
             monitor,
         )
         parts.append(grid)
+    if progress.tuning is not None:
+        tuning = progress.tuning
+        bar = Table.grid(padding=(0, 2))
+        bar.add_row(ProgressBar(tuning.steps, tuning.step, 40), tuning.text)
+        parts.append(bar)
+        if tuning.done:
+            parts.append(Text(f"done: {', '.join(tuning.done)}".replace("_", " "), style="dim"))
     if progress.finished:
         table = Table(box=None, padding=(0, 2), header_style="dim")
         for title in ("episode", "outcome", "steps", ""):
@@ -138,11 +184,7 @@ def final_table(figures: Mapping[str, Any]) -> Table:
     table.add_column("measure")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")
-    for key, title in (
-        ("success_rate", "success rate SR"),
-        ("violation_rate", "violation rate CV"),
-        ("safe_success_rate", "safe success rate"),
-    ):
+    for key, title in RATES:
         low, high = figures[f"{key}_interval"]
         value = figures[key]
         table.add_row(title, "-" if value is None else f"{value:.0%}", f"{low:.0%} to {high:.0%}")
@@ -152,6 +194,27 @@ def final_table(figures: Mapping[str, Any]) -> Table:
     if latency["count"]:
         table.add_row("camera to command, p50", f"{latency['p50']:.1f} ms", "")
         table.add_row("camera to command, p99", f"{latency['p99']:.1f} ms", f"{latency['count']} commands")
+    return table
+
+
+def before_after_table(act: SecondAct) -> Table:
+    """The figures of a scene before and after a fine-tune round."""
+    columns = [("before", act.before)]
+    if act.after is not None:
+        columns.append(("after" if act.changed else "after, same model", act.after))
+    table = Table(title=f"Scene {act.scene}, never trained on")
+    table.add_column("measure")
+    for name, figures in columns:
+        table.add_column(f"{name}: {figures['model_id']}", justify="right")
+        table.add_column("95 % interval", justify="right")
+    for key, title in RATES:
+        cells = []
+        for _, figures in columns:
+            low, high = figures[f"{key}_interval"]
+            cells += ["-" if figures[key] is None else f"{figures[key]:.0%}", f"{low:.0%} to {high:.0%}"]
+        table.add_row(title, *cells)
+    for key in ("halts", "episodes"):
+        table.add_row(key, *(cell for _, figures in columns for cell in (str(figures[key]), "")))
     return table
 
 

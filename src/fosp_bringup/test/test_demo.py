@@ -12,7 +12,7 @@ from rich.console import Console
 from fosp_bringup import demo, workspace
 from fosp_bringup.demo import Demo, DemoError, Options
 from fosp_bringup.summary import outcome
-from fosp_bringup.view import Progress, View, render
+from fosp_bringup.view import Progress, Tuning, View, render
 from fosp_core.testing import make_bundle
 
 
@@ -31,6 +31,9 @@ def models(tmp_path: Path) -> Path:
     [
         ({"scene": "kitchen"}, "unknown scene 'kitchen'"),
         ({"episodes": 0}, "--episodes"),
+        ({"new_scene": "kitchen"}, "unknown scene 'kitchen'"),
+        ({"new_episodes": 0}, "--new-episodes"),
+        ({"explored_episodes": 2000}, "--explored-episodes"),
         ({"seed": -1}, "--seed"),
         ({"bundle": "safereach/none"}, "no such bundle"),
         ({"bundle": "../elsewhere"}, "outside of the models folder"),
@@ -56,6 +59,27 @@ def test_plain_view_prints_each_episode_once(models: Path) -> None:
         view.show(progress)
     output = console.file.getvalue()  # type: ignore[attr-defined]
     assert output.splitlines() == ["running episodes", "episode 1/2: safe success, 30 steps"]
+
+
+def test_plain_view_starts_counting_again_with_every_part_of_the_demo() -> None:
+    console = quiet()
+    with View(console) as view:
+        for stage in ("first", "second"):
+            row = {"episode": 1, "outcome": stage, "steps": 3, "note": ""}
+            view.show(Progress(stage=stage, count=1, finished=[row]))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines == ["first", "episode 1/1: first, 3 steps", "second", "episode 1/1: second, 3 steps"]
+
+
+def test_round_is_shown_with_its_stage_step_loss_and_time_left() -> None:
+    console, tuning = quiet(), Tuning()
+    tuning.hear("reading", 1, 1, {}, float("nan"))
+    tuning.hear("world_model", 12, 40, {"loss": 0.5}, 7.0)
+    console.print(render(Progress("round", tuning=tuning)))
+    with View(console) as view:
+        view.show(Progress("round", tuning=tuning))
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    assert output.count("world model 12/40, loss 0.5, 7 s left") == 2 and "done: reading" in output
 
 
 def test_live_view_shows_step_distance_policy_risk_and_state() -> None:
