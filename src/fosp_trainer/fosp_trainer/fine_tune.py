@@ -21,7 +21,7 @@ from fosp_trainer.config import FineTuneConfig, OptimizerConfig
 from fosp_trainer.critics import Transitions
 from fosp_trainer.data import Frames, Indices, StreamSampler, check_space, concatenate, gather
 from fosp_trainer.errors import UserError
-from fosp_trainer.latents import glimpse, recall, subset
+from fosp_trainer.latents import glimpse, join, recall, subset
 from fosp_trainer.nets import Optimizer
 from fosp_trainer.pretrain import Latents, actor_loss, critic_loss, flips_of, merge
 from fosp_trainer.world_model import State
@@ -129,6 +129,13 @@ class _Round:
         self.report = Report(config.steps, seed, own.episodes, self.old.episodes if self.old else 0)
         self.started = time.monotonic()
         self.spent: dict[str, float] = {}
+        model = agent.world_model
+        model.freeze_encoder()
+        # without a table the encoder goes on learning, and nothing can be looked at beforehand
+        flips = flips_of(agent.config) if model.reader is not None else ()
+        sets = [self.own] if self.old is None else [self.own, self.old]
+        self.glimpses = [{flip: glimpse(model, frames, flip) for flip in flips} for frames in sets]
+        """What the frozen encoder makes of own and old episodes, by flip."""
 
     def run(self) -> Report:
         self._world_model()
@@ -150,10 +157,7 @@ class _Round:
         if self.old is not None and rows < data.batch:
             rest = dataclasses.replace(data, batch=data.batch - rows)
             samplers.append((StreamSampler(self.old, rest, self.rng), self.own.count))
-        model.freeze_encoder()
-        glimpses = (
-            {} if model.reader is None else {flip: glimpse(model, frames, flip) for flip in flips_of(self.agent.config)}
-        )
+        glimpses = {flip: join([known[flip] for known in self.glimpses]) for flip in self.glimpses[0]}
         optimizer = self._optimizer([model], self.config.world_model_rate, "world_model")
         carry: State | None = None
 
@@ -175,9 +179,9 @@ class _Round:
 
     def _critics_and_actor(self) -> None:
         agent, config = self.agent, self.config
-        own = Latents(agent, self.own, flips_of(agent.config))
+        own = Latents(agent, self.own, flips_of(agent.config), glimpses=self.glimpses[0])
         # of old episodes there are more than are needed: mirrored copies would only take time to encode
-        old = Latents(agent, self.old, (False,)) if self.old is not None else None
+        old = Latents(agent, self.old, (False,), glimpses=self.glimpses[1]) if self.old is not None else None
 
         def draw() -> Transitions:
             if old is None:

@@ -5,7 +5,7 @@ that critics and actors train in seconds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -51,6 +51,11 @@ def recall(glimpses: Mapping[bool, Glimpses], batch: Batch, indices: Indices) ->
         assert plain.table is not None and other.table is not None
         batch.seen = torch.where(mirrored, other.seen, plain.seen)
         batch.table = torch.where(mirrored, other.table, plain.table)
+
+
+def join(parts: Sequence[Glimpses]) -> Glimpses:
+    """Glimpses of several sets of episodes laid end to end."""
+    return Glimpses(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Glimpses)))
 
 
 @dataclass
