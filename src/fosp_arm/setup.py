@@ -18,6 +18,9 @@ setup(
     license="Apache-2.0",
     extras_require={"test": ["pytest"]},
     entry_points={
-        "console_scripts": ["arm_node = fosp_arm.arm_node:main"],
+        "console_scripts": [
+            "arm_node = fosp_arm.arm_node:main",
+            "homing_node = fosp_arm.homing_node:main",
+        ],
     },
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ from geometry_msgs.msg import TwistStamped
 from rclpy.duration import Duration
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 import fosp_description
@@ -117,6 +119,8 @@ PARAMETERS = (
 )
 
 _PERIOD_S = 1.0 / COMMAND_HZ
+_HOMING_S = 0.5
+"""How long the word that the arm is brought home holds; it comes every 100 ms."""
 _BAD_HOLDS = (
     HoldReason.STALE_JOINTS,
     HoldReason.BAD_COMMAND,
@@ -153,6 +157,8 @@ class ArmNode(Node):
         self._diagnostics = Diagnostics(self, self._health, hardware_id="panda_arm")
         self._joint_states = PolledSubscription(self, JointState, names.JOINT_STATES, qos.JOINT_STATES)
         self._commands = PolledSubscription(self, TwistStamped, names.ARM_COMMAND, qos.COMMAND)
+        self._homing = PolledSubscription(self, Bool, names.ARM_HOMING, qos.TASK_STATE)
+        self._homing_at = -math.inf
         self._lock = threading.Lock()  # guards the controller
         self._loop = SteadyLoop(_PERIOD_S, self._step, self._on_error, name="control")
         self._loop.start()
@@ -174,6 +180,10 @@ class ArmNode(Node):
                     self._diagnostics.count("bad_joint_state", str(error))
             for command in self._commands.take():
                 self._on_command(command, now)
+            for message in self._homing.take():
+                self._homing_at = now if message.data else -math.inf
+            if now - self._homing_at < _HOMING_S:
+                self._controller.release()
             self._controller.on_publishers(self.count_publishers(names.ARM_COMMAND))
             output = self._controller.step(now)
         if output.positions is not None:

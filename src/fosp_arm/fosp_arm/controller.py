@@ -161,6 +161,13 @@ class ArmController:
         if count > 1:
             self._needs_rest = True
 
+    def release(self) -> None:
+        """Somebody else brings the arm somewhere: what was held does not count, and a command moves it after a zero."""
+        self._needs_rest = True
+        if self.mode is not Mode.MOVING:
+            self._commanded = None
+            self._hold_until = -math.inf
+
     def on_bad_command(self, now: float) -> None:
         """A command arrived that cannot be used: hold."""
         self._command_at = now

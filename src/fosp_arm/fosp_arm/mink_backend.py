@@ -40,6 +40,9 @@ class MinkBackend:
         Raises:
             ConfigurationError: the URDF cannot be used.
         """
+        # Before MuJoCo, which makes do with a joint that has none.
+        limits = read_limits(urdf)
+        self._position_limits, self._velocity_limits = limits.positions, limits.speeds
         try:
             model = mujoco.MjModel.from_xml_path(str(urdf))
         except ValueError as error:
@@ -47,8 +50,6 @@ class MinkBackend:
         names = [model.joint(i).name for i in range(model.njnt)]
         if names != list(ARM_JOINTS):
             raise ConfigurationError(f"{urdf}: joints are {', '.join(names)}; expected {', '.join(ARM_JOINTS)}")
-        limits = read_limits(urdf)
-        self._position_limits, self._velocity_limits = limits.positions, limits.speeds
         self._configuration = mink.Configuration(model)
         self._tool_body = model.body(TOOL_FRAME).id
         self._tool_task = mink.FrameTask(

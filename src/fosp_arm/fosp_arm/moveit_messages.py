@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from geometry_msgs.msg import Pose
 from moveit_msgs.msg import CollisionObject, ServoStatus
 from moveit_msgs.srv import ServoCommandType
 from shape_msgs.msg import SolidPrimitive
 
+from fosp_arm.collision import TABLE_CENTRE, TABLE_SIZE
 from fosp_core.task import BASE_FRAME
 
 __all__ = ["CollisionObject", "ServoCommandType", "ServoStatus", "box", "table"]
-
-TABLE_SIZE: Final = (1.5, 1.9, 0.04)
-TABLE_CENTRE: Final = (0.45, 0.0, -0.021)
-"""A millimetre below the base, which stands on it."""
 
 
 def box(name: str, size: tuple[float, float, float], centre: tuple[float, float, float]) -> CollisionObject:

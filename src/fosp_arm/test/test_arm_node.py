@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from geometry_msgs.msg import TwistStamped
 from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
 from trajectory_msgs.msg import JointTrajectory
 
 from fosp_arm.arm_node import ArmNode
@@ -193,6 +195,33 @@ def test_dry_run_computes_everything_and_moves_nothing() -> None:
         assert chain.tool(np.array(planned[-1].points[0].positions))[0] > bench.tool[0]
         assert bench.sent == []
         assert bench.client.count_publishers(names.JOINT_TRAJECTORY) == 0
+
+
+def test_arm_that_is_brought_home_is_not_taken_for_one_that_does_not_hold(bench: ArmBench) -> None:
+    bench.move()
+    bench.command = twist(np.zeros(3))
+    bench.until(lambda: bench.is_holding(HoldReason.ZERO), "a hold")
+    # The last targets of the hold are on their way.
+    bench.until(lambda: bench.node._controller.step(math.inf).positions is None, "rest")
+    homing = bench.client.create_publisher(Bool, names.ARM_HOMING, qos.TASK_STATE)
+    bench.until(lambda: homing.get_subscription_count() > 0, "a listener")
+    homing.publish(Bool(data=True))
+    bench.until(lambda: bench.node._homing_at > 0.0, "the word")
+    bench.follows = False
+    for _ in range(20):
+        bench.measured = bench.measured + np.array([0.01, 0, 0, 0, 0, 0, 0])
+        homing.publish(Bool(data=True))
+        time.sleep(0.02)
+    assert bench.node._controller.hold_drift_m() == 0.0
+    # A command in the meantime moves nothing.
+    bench.command = twist(FORWARD)
+    homing.publish(Bool(data=True))
+    bench.until(lambda: bench.is_holding(HoldReason.DISPLACED), "a hold")
+    bench.follows = True
+    bench.command = twist(np.zeros(3))
+    homing.publish(Bool(data=False))
+    bench.until(lambda: bench.node._homing_at < 0.0 and bench.is_holding(HoldReason.ZERO), "the end of homing")
+    bench.move()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("moveit_msgs") is not None, reason="MoveIt is installed here")

@@ -83,7 +83,7 @@ def test_a_path_keeps_speed_limits_orientation_and_workspace(backend, chain):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("<robot", "cannot load the robot"),
+        ("<robot", "unreadable URDF"),
         ('<robot name="r"><link name="a"/></robot>', "expected panda_joint1"),
     ],
 )

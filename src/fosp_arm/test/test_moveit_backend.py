@@ -1,23 +1,28 @@
-"""The MoveIt backend, with MuJoCo standing in for MoveIt's robot model where MoveIt is not installed."""
+"""What uses MoveIt, with MuJoCo standing in for MoveIt's robot model where MoveIt is not installed."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import mujoco
 import numpy as np
 import pytest
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 import fosp_description
 from fosp_arm.backend import IkError
+from fosp_arm.collision import CollisionModel
 from fosp_arm.controller import ArmController, Mode, Settings
-from fosp_core.task import TOOL_FRAME, WORKSPACE
+from fosp_arm.homing import PlanError, plan, settle
+from fosp_arm.mink_backend import MinkBackend
+from fosp_core.task import ARM_JOINTS, TOOL_FRAME, WORKSPACE
 from fosp_ros.errors import ConfigurationError
 from fosp_ros.kinematics import Chain
 
@@ -25,7 +30,8 @@ REST = np.array([0.0, -0.3, 0.0, -2.4, 0.0, 2.1, 0.785])
 PERIOD = 0.02
 MARGIN = 0.05
 FRACTION = 0.9
-OURS = ("fosp_arm.moveit_messages", "fosp_arm.moveit_backend")
+INSTALLED = importlib.util.find_spec("moveit") is not None
+OURS = ("fosp_arm.moveit_messages", "fosp_arm.moveit_backend", "fosp_arm.moveit_planner")
 """Modules that see the stand-in."""
 
 
@@ -82,6 +88,57 @@ class PlanningScene:
         return bool(state.data.body(TOOL_FRAME).xpos[2] < max(tops))
 
 
+class MoveItPy:
+    """The members of ``moveit.planning.MoveItPy`` and of its planning component that are used."""
+
+    made: ClassVar[list[MoveItPy]] = []
+    refuses = False
+
+    def __init__(self, node_name: str, config_dict: dict[str, Any]) -> None:
+        self.config = config_dict
+        self.model = RobotModel(str(fosp_description.urdf_path()), str(fosp_description.srdf_path()))
+        self.scene = PlanningScene(self.model)
+        self.scene.current_state = RobotState(self.model)
+        self.made.append(self)
+
+    def get_robot_model(self) -> RobotModel:
+        return self.model
+
+    def get_planning_scene_monitor(self) -> Any:
+        return SimpleNamespace(read_write=lambda: contextlib.nullcontext(self.scene))
+
+    def get_planning_component(self, group: str) -> MoveItPy:
+        assert group == "panda_arm"
+        return self
+
+    def set_start_state(self, robot_state: RobotState) -> None:
+        self.start = robot_state.data.qpos.copy()
+
+    def set_goal_state(self, robot_state: RobotState) -> None:
+        self.goal = robot_state.data.qpos.copy()
+
+    def plan(self) -> Any:
+        """A way of three points, with the joints in another order."""
+        path = [self.start, 0.5 * (self.start + self.goal), self.goal]
+        message = JointTrajectory(
+            joint_names=list(ARM_JOINTS)[::-1],
+            points=[JointTrajectoryPoint(positions=joints[::-1].tolist()) for joints in path],
+        )
+        wrapped = SimpleNamespace(joint_trajectory=message)
+        return Plan(not self.refuses, SimpleNamespace(get_robot_trajectory_msg=lambda: wrapped))
+
+
+class Plan:
+    """``MotionPlanResponse``: true when a way was found."""
+
+    def __init__(self, found: bool, trajectory: Any) -> None:
+        self.found, self.trajectory = found, trajectory
+        self.error_code = SimpleNamespace(val=1 if found else -1)
+
+    def __bool__(self) -> bool:
+        return self.found
+
+
 def stand_in() -> dict[str, ModuleType]:
     """Modules of MoveIt by name."""
 
@@ -99,6 +156,7 @@ def stand_in() -> dict[str, ModuleType]:
         "moveit.core.planning_scene": {"PlanningScene": PlanningScene},
         "moveit.core.robot_model": {"RobotModel": RobotModel},
         "moveit.core.robot_state": {"RobotState": RobotState},
+        "moveit.planning": {"MoveItPy": MoveItPy},
         "moveit_msgs": {},
         "moveit_msgs.msg": {"CollisionObject": collision, "ServoStatus": message()},
         "moveit_msgs.srv": {"ServoCommandType": message()},
@@ -114,7 +172,7 @@ def stand_in() -> dict[str, ModuleType]:
 
 @pytest.fixture(scope="module")
 def module() -> Iterator[Any]:
-    if importlib.util.find_spec("moveit") is not None:
+    if INSTALLED:
         yield importlib.import_module("fosp_arm.moveit_backend")
         return
     with pytest.MonkeyPatch.context() as patch:
@@ -180,3 +238,31 @@ def test_description_that_cannot_be_used_is_named(module: Any, tmp_path: Path) -
         module.MoveItBackend(tmp_path / "absent.urdf", fosp_description.srdf_path(), MARGIN, FRACTION)
     with pytest.raises(ConfigurationError, match=r"absent\.srdf"):
         module.MoveItBackend(fosp_description.urdf_path(), tmp_path / "absent.srdf", MARGIN, FRACTION)
+
+
+def test_way_home_is_planned_above_the_table_and_everything_that_may_stand_there(module: Any) -> None:
+    planning = importlib.import_module("fosp_arm.moveit_planner")
+    ik = MinkBackend(fosp_description.urdf_path(), MARGIN, 1.0)
+    collisions = CollisionModel(fosp_description.urdf_path(), fosp_description.srdf_path())
+    planner = planning.MoveItPlanner(fosp_description.urdf_path(), fosp_description.srdf_path(), 2.0)
+    home = np.array([0.36, 0.0, 0.1])
+    legs = plan(settle(REST, np.array([0.6, 0.2, 0.05]), ik), home, ik, planner, collisions.touching)
+    np.testing.assert_allclose(ik.tool(legs[-1][-1]), home, atol=5e-3)
+    if not INSTALLED:
+        moveit = MoveItPy.made[-1]
+        assert [thing.id for thing in moveit.scene.objects] == ["table", "workspace"]
+        np.testing.assert_allclose(moveit.start, legs[0][-1])
+        np.testing.assert_allclose(moveit.goal, legs[2][0])
+        assert moveit.config["plan_request_params"]["planning_time"] == 2.0
+        names = moveit.config["robot_description_planning"]["joint_limits"]
+        assert list(names) == list(ARM_JOINTS) and names["panda_joint1"]["max_velocity"] == 2.175
+        assert moveit.config["planning_pipelines"]["pipeline_names"][0] in moveit.config
+
+
+@pytest.mark.skipif(INSTALLED, reason="speaks of the stand-in")
+def test_way_that_moveit_does_not_find_is_refused_with_its_code(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    planning = importlib.import_module("fosp_arm.moveit_planner")
+    planner = planning.MoveItPlanner(fosp_description.urdf_path(), fosp_description.srdf_path(), 2.0)
+    monkeypatch.setattr(MoveItPy, "refuses", True)
+    with pytest.raises(PlanError, match="MoveItErrorCodes -1"):
+        planner.between(REST, REST)

@@ -165,6 +165,7 @@ def nodes(arguments: Arguments) -> list[NodeSpec]:
         *world,
         *([_servo(clock)] if arguments.arm_backend == "servo" else []),
         NodeSpec("fosp_arm", "arm_node", names.ARM_NODE, arm, role="robot"),
+        *([_homing(arguments, clock)] if arguments.sim == "none" or arguments.rviz or arguments.console else []),
         NodeSpec("fosp_safety_monitor", "safety_monitor", names.SAFETY_MONITOR, monitor, lifecycle=True),
         NodeSpec("fosp_policy_node", "policy_node", names.POLICY_NODE, models, lifecycle=True, respawn=True),
         NodeSpec(
@@ -195,6 +196,13 @@ def _trainer(arguments: Arguments, records: str) -> NodeSpec:
     return NodeSpec(
         "fosp_trainer", "trainer_node", names.TRAINER_NODE, parameters, lifecycle=True, nice=10, respawn=True
     )
+
+
+def _homing(arguments: Arguments, clock: Mapping[str, Any]) -> NodeSpec:
+    """Brings the arm home for an operator: where there is a real arm, or a tool to ask for it with."""
+    planner = "joint" if arguments.arm_backend == "ik" else "moveit"
+    parameters = {"planner": planner, "dry_run": arguments.dry_run, **clock}
+    return NodeSpec("fosp_arm", "homing_node", names.HOMING_NODE, parameters, role="robot", respawn=True)
 
 
 def _servo(clock: Mapping[str, Any]) -> NodeSpec:

@@ -139,12 +139,28 @@ def test_arm_gets_its_backend_and_a_dry_run_by_argument() -> None:
     assert arm(arm_backend="servo")["backend"] == "servo"
 
 
+def test_arm_can_be_brought_home_on_a_real_robot_and_where_operators_have_a_tool() -> None:
+    def homing(**values: object) -> list[dict[str, object]]:
+        return [dict(s.parameters) for s in nodes(Arguments(**values)) if s.name == "homing_node"]
+
+    assert homing() == [] and homing(arm_backend="moveit") == []
+    for values in ({"sim": "none"}, {"console": True}, {"rviz": True}):
+        assert [(p["planner"], p["dry_run"]) for p in homing(**values)] == [("joint", False)]
+    for backend in ("moveit", "servo"):
+        (parameters,) = homing(sim="none", arm_backend=backend, dry_run=True)
+        assert (parameters["planner"], parameters["dry_run"]) == ("moveit", True)
+
+
 @pytest.mark.parametrize("name", ["franka.yaml", "ros2_control_arm.yaml"])
 def test_parameter_files_name_nodes_and_parameters_that_exist(name: str) -> None:
-    from fosp_arm import arm_node
+    from fosp_arm import arm_node, homing_node
     from fosp_sim import evaluator_node
 
-    declared = {"/arm_node": arm_node.PARAMETERS, "/task_evaluator": evaluator_node.PARAMETERS}
+    declared = {
+        "/arm_node": arm_node.PARAMETERS,
+        "/homing_node": homing_node.PARAMETERS,
+        "/task_evaluator": evaluator_node.PARAMETERS,
+    }
     content = yaml.safe_load((Path(__file__).parents[1] / "config" / name).read_text())
     for node, given in content.items():
         known = {p.name: p for p in declared[node]}
