@@ -21,7 +21,7 @@ from launch_ros.events.lifecycle import ChangeState
 from launch_ros.parameter_descriptions import ParameterValue
 from lifecycle_msgs.msg import Transition
 
-from fosp_bringup import graph, runner
+from fosp_bringup import graph, runner, security
 from fosp_bringup.graph import Arguments, GraphError, NodeSpec
 from fosp_ros import names
 from fosp_ros.runner import EXIT_CONFIGURATION
@@ -95,7 +95,7 @@ def _action(spec: NodeSpec, arguments: Arguments) -> Node:
         for name, value in spec.parameters.items()
     }
     overriding = [str(Path(arguments.parameters).expanduser().absolute())] if arguments.parameters else []
-    environment = {"PYTHONUNBUFFERED": "1"}
+    environment = {"PYTHONUNBUFFERED": "1", **security.environment(spec.name, os.environ)}
     if spec.package == "ros_gz_sim":
         # Where Gazebo looks for gz_ros2_control.
         paths = [os.environ.get(name, "") for name in ("GZ_SIM_SYSTEM_PLUGIN_PATH", "LD_LIBRARY_PATH")]
