@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from sensor_msgs.msg import Image
 
+from fosp_bringup.faults import catalogue
 from fosp_bringup.faults.measure import CommandSample, Held, TargetSample, ToolSample, hold_after, largest_gap_s
 from fosp_bringup.faults.relay import blue, of_brightness, repeated_stamp, shifted, swapped, thinned, with_fields
+from fosp_bringup.faults.rig import RigError
 from fosp_bringup.faults.suite import Outcome
 from fosp_bringup.faults.trial import Fault, Trial
 from fosp_ros.stamps import from_nanoseconds, to_nanoseconds
@@ -120,3 +127,79 @@ def test_a_fault_passes_only_when_every_trial_held_in_time_and_without_a_problem
     assert not good.disturbed and Trial(stall_ms=50.0).disturbed
     assert outcome(Trial(), limit_ms=None).passed
     assert outcome(good, late).figures()["hold_arm_ms"]["max"] == 140.0
+
+
+class MovingRig:
+    """An arm that crosses the workspace in three seconds after each start, on a clock of its own."""
+
+    CROSSING_S = 3.0
+
+    def __init__(self, answers_s: list[float], stops: bool = False) -> None:
+        """``answers_s``: how long each answer takes; ``stops``: whether a request stops the arm."""
+        self.now, self.starts, self._end = 100.0, 0, 0.0
+        self._answers_s, self._stops = answers_s, stops
+        self.commands: list[CommandSample] = []
+        self.tools: list[ToolSample] = []
+
+    def begin(self) -> None:
+        self.starts += 1
+        self._end = self.now + self.CROSSING_S
+        self.advance(0.3)
+
+    def end(self) -> None:
+        self._end = self.now
+
+    def moves(self) -> bool:
+        return self.now < self._end
+
+    def client(self, kind: type, name: str) -> None:
+        self.advance(5.0)
+
+    def ask(self, rig: Any, trial: Trial) -> None:
+        self.advance(self._answers_s.pop(0))
+        if self._stops:
+            self.end()
+
+    def advance(self, seconds: float) -> None:
+        for _ in range(round(seconds / 0.01)):
+            self.now += 0.01
+            self.commands.append(CommandSample(self.now, self.moves(), 0.05))
+            self.tools.append(ToolSample(self.now, np.zeros(3), 0.18 if self.moves() else 0.0))
+
+    def until(self, condition: Callable[[], Any], what: str, timeout_s: float = 20.0, pause_s: float = 0.01) -> Any:
+        end = self.now + timeout_s
+        while not (value := condition()):
+            if self.now > end:
+                raise RigError(what)
+            self.advance(pause_s)
+        return value
+
+    def reasons_since(self, start: float) -> list[str]:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("answers_s", "stops", "starts", "problem"),
+    [
+        ([0.1], False, 1, None),
+        # The arm is at the end of its way when the answer comes: that says nothing, and is tried again.
+        ([4.0, 4.0, 0.1], False, 3, None),
+        ([4.0] * catalogue.ASK_ATTEMPTS, False, catalogue.ASK_ATTEMPTS, "did not answer"),
+        ([0.1], True, 1, "does not move on"),
+    ],
+)
+def test_what_is_refused_in_motion_is_asked_in_motion_and_must_not_end_it(
+    monkeypatch: pytest.MonkeyPatch, answers_s: list[float], stops: bool, starts: int, problem: str | None
+) -> None:
+    rig = MovingRig(answers_s, stops)
+    monkeypatch.setattr(catalogue, "time", SimpleNamespace(monotonic=lambda: rig.now, sleep=rig.advance))
+    trial = catalogue._in_motion((object, "/service", rig.ask))(rig)
+    assert rig.starts == starts
+    assert trial.problems == [] if problem is None else [problem in p for p in trial.problems] == [True]
+
+
+def test_every_rule_of_the_contract_that_cannot_be_injected_names_a_test_that_exists() -> None:
+    root = next(p for p in Path(__file__).resolve().parents if (p / "Makefile").exists())
+    for tests in catalogue.ELSEWHERE.values():
+        for test in tests.split(", "):
+            assert (root / test).is_file(), test

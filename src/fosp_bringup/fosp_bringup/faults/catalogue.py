@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -16,6 +17,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +35,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from fosp_bringup.faults import relay as spoiling
 from fosp_bringup.faults.relay import Relay, Spoil
-from fosp_bringup.faults.rig import CLOCK, MODEL, Rig, RigError
+from fosp_bringup.faults.rig import CLOCK, MODEL, MOVING_SPEED, SENSELESS_MODEL, Rig, RigError
 from fosp_bringup.faults.trial import COMMAND_GAP_S, Fault, Trial, Trigger, bring_back, command_gap_ms, holding
 from fosp_core.safety import SafetyState
 from fosp_core.task import ARM_JOINTS
@@ -47,6 +49,9 @@ from fosp_ros.stamps import from_nanoseconds, to_nanoseconds
 NAN: Final = math.nan
 AT_ONCE_MS: Final = 50.0
 """Of a fault that shows in the message itself: the contract's limit from trigger to hold."""
+ASK_ATTEMPTS: Final = 5
+ANSWER_WAIT_S: Final = 1.0
+"""Of a request in motion; the arm crosses the workspace in three seconds."""
 OPERATOR_NODES: Final = ("simulation_node", "arm_node", "safety_monitor", "policy_node", "episode_node")
 
 
@@ -517,6 +522,16 @@ def _wrong_hash(models: Path) -> str:
     return _relative(folder)
 
 
+def _wrong_signature(models: Path) -> str:
+    """Hashes that fit, and a graph that takes and gives something else."""
+    folder = _copy(models)
+    shutil.copyfile(folder / "judge.onnx", folder / "policy_step.onnx")
+    content = json.loads((folder / "manifest.json").read_text())
+    content["files"]["policy_step.onnx"] = content["files"]["judge.onnx"]
+    (folder / "manifest.json").write_text(json.dumps(content))
+    return _relative(folder)
+
+
 def _missing(models: Path) -> str:
     folder = _copy(models)
     (folder / "weights.safetensors").unlink()
@@ -541,6 +556,7 @@ def _broken_manifest(models: Path) -> str:
 BUNDLES: Final = (
     _refusal("bundle_truncated", "half of a file", _truncated, "policy_step.onnx"),
     _refusal("bundle_hash", "one bit flipped", _wrong_hash, "judge.onnx"),
+    _refusal("bundle_signature", "a graph of another signature", _wrong_signature, "policy_step.onnx: input"),
     _refusal("bundle_missing_file", "a file is gone", _missing, "weights.safetensors"),
     _refusal("bundle_task", "made for another task", _other_task, "welding"),
     _refusal("bundle_manifest", "no halt threshold", _broken_manifest, "manifest.json"),
@@ -548,37 +564,72 @@ BUNDLES: Final = (
 )
 
 
-def _in_motion(ask: Callable[[Rig, Trial], None]) -> Callable[[Rig], Trial]:
-    """Something asked for in motion that must be refused without any effect on the motion."""
+Ask = Callable[[Rig, Trial], None]
+
+
+def _in_motion(*asks: tuple[type, str, Ask]) -> Callable[[Rig], Trial]:
+    """Requests in motion that must be refused without any effect on the motion: service type, its name, the request."""
 
     def run(rig: Rig) -> Trial:
-        rig.begin()
-        at = time.monotonic()
         trial = Trial()
-        ask(rig, trial)
-        trial.reasons = rig.reasons_since(at)
-        trial.demand(rig.moves(), "the arm does not move on")
-        trial.figures["largest_command_gap_ms"] = round(command_gap_ms(rig, at), 1)
-        rig.end()
+        for kind, name, ask in asks:
+            # The way across the workspace is short: finding the service must not use it up.
+            rig.client(kind, name)
+            _ask_in_motion(rig, trial, name, ask)
         trial.recovery = "nothing: the motion goes on"
         return trial
 
     return run
 
 
+def _ask_in_motion(rig: Rig, trial: Trial, name: str, ask: Ask) -> None:
+    """Ask while the arm moves; again when the answer took so long that the end of the motion says nothing of it."""
+    for _ in range(ASK_ATTEMPTS):
+        rig.begin()
+        begun = time.monotonic()
+        rig.until(rig.moves, "motion", ANSWER_WAIT_S)
+        at = time.monotonic()
+        ask(rig, trial)
+        answered = time.monotonic()
+        if answered - begun > ANSWER_WAIT_S:
+            trial.figures["late_answers"] = trial.figures.get("late_answers", 0) + 1
+            rig.end()
+            continue
+        with contextlib.suppress(RigError):
+            rig.until(partial(_moved_since, rig, answered), "motion", ANSWER_WAIT_S)
+        trial.demand(_moved_since(rig, answered), f"the arm does not move on after the answer of {name}")
+        gap = trial.figures.get("largest_command_gap_ms", 0.0)
+        trial.figures["largest_command_gap_ms"] = max(gap, round(command_gap_ms(rig, at), 1))
+        trial.reasons = list(dict.fromkeys([*trial.reasons, *rig.reasons_since(at)]))
+        rig.end()
+        return
+    trial.problems.append(f"{name} did not answer within {ANSWER_WAIT_S:g} s in {ASK_ATTEMPTS} motions")
+
+
+def _moved_since(rig: Rig, start: float) -> bool:
+    """Whether a command that moves came after ``start``, and the tool was seen in motion after it."""
+    told = next((c.received for c in list(rig.commands) if c.moves and c.received > start), math.inf)
+    return any(t.speed >= MOVING_SPEED and t.received >= told for t in list(rig.tools))
+
+
 def _change_parameter(rig: Rig, trial: Trial) -> None:
     value = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=1.0)
     request = SetParameters.Request(parameters=[Parameter(name="frame_age_s", value=value)])
-    result = rig.call(SetParameters, f"/{names.SAFETY_MONITOR}/set_parameters", request).results[0]
+    result = rig.call(SetParameters, _SET_PARAMETERS, request).results[0]
     trial.answers.append(result.reason)
     trial.demand(not result.successful, "the parameter was changed")
 
 
-def _swap(rig: Rig, trial: Trial) -> None:
-    for service in (names.SAFETY_LOAD_MODEL, names.POLICY_LOAD_MODEL):
+_SET_PARAMETERS: Final = f"/{names.SAFETY_MONITOR}/set_parameters"
+
+
+def _swap(service: str) -> tuple[type, str, Ask]:
+    def ask(rig: Rig, trial: Trial) -> None:
         answer = rig.call(LoadModel, service, LoadModel.Request(bundle=MODEL))
         trial.answers.append(answer.message)
         trial.demand(not answer.success, f"{service} changed the model in motion")
+
+    return LoadModel, service, ask
 
 
 # -- resets, thresholds, load ---------------------------------------------------------------------------------
@@ -658,26 +709,45 @@ def _flapping(rig: Rig) -> Trial:
     return trial
 
 
-def _starved(rig: Rig) -> Trial:
+_BUSY: Final = "while True: pass"
+_GRADIENTS: Final = """
+import os
+os.nice(10)
+import numpy as np
+a = np.random.default_rng(0).normal(size=(600, 600)).astype(np.float32)
+while True:
+    a = a @ a / np.linalg.norm(a)
+"""
+"""Matrix products without an end, as many threads as they like, at the trainer's niceness."""
+
+
+def _starved(program: str) -> Callable[[Rig], Trial]:
     """Twice as many busy processes as cores. The arm may hold; it may not follow an old command."""
-    trial = Trial()
-    rig.begin()
-    at = time.monotonic()
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
-    try:
-        time.sleep(2.0)
-    finally:
-        for process in busy:
-            process.kill()
-            process.wait()
-    trial.reasons, trial.halted = rig.reasons_since(at), rig.state is SafetyState.HALTED
-    moving = [c.age_s for c in list(rig.commands) if c.received >= at and c.moves]
-    trial.figures["largest_command_gap_ms"] = round(command_gap_ms(rig, at), 1)
-    trial.figures["oldest_frame_moved_on_ms"] = round(1e3 * max(moving, default=0.0), 1)
-    # Frame age and decision age of the contract, and as long again as the arm's own watchdog for the way.
-    trial.demand(max(moving, default=0.0) <= 0.35 + COMMAND_GAP_S, "the arm was moved on an old frame")
-    trial.recovery = bring_back(rig, trial)
-    return trial
+
+    def run(rig: Rig) -> Trial:
+        trial = Trial()
+        rig.begin()
+        at = time.monotonic()
+        count = 2 * (os.cpu_count() or 1)
+        busy = [subprocess.Popen([sys.executable, "-c", program], start_new_session=True) for _ in range(count)]
+        try:
+            time.sleep(2.0)
+            trial.demand(all(process.poll() is None for process in busy), "a busy process ended by itself")
+        finally:
+            for process in busy:
+                process.kill()
+                process.wait()
+        trial.reasons, trial.halted = rig.reasons_since(at), rig.state is SafetyState.HALTED
+        moving = [c.age_s for c in list(rig.commands) if c.received >= at and c.moves]
+        trial.figures["largest_command_gap_ms"] = round(command_gap_ms(rig, at), 1)
+        trial.figures["oldest_frame_moved_on_ms"] = round(1e3 * max(moving, default=0.0), 1)
+        # Frame age and decision age of the contract, and as long again as the arm's own watchdog for the way.
+        trial.demand(max(moving, default=0.0) <= 0.35 + COMMAND_GAP_S, "the arm was moved on an old frame")
+        trial.demand(rig.living() >= set(OPERATOR_NODES), "a node died")
+        trial.recovery = bring_back(rig, trial)
+        return trial
+
+    return run
 
 
 def _never_starts(rig: Rig) -> Trial:
@@ -703,6 +773,29 @@ def _never_starts(rig: Rig) -> Trial:
     rig.end()
     trial.recovery = "by itself"
     return trial
+
+
+def _senseless(rig: Rig) -> Trial:
+    """Give the monitor a model whose risk is no number in brighter scenes, and let the scene get brighter."""
+
+    def load(bundle: str) -> None:
+        request = LoadModel.Request(bundle=bundle)
+        # Refused until the end of the episode has reached the monitor.
+        rig.until(
+            lambda: rig.call(LoadModel, names.SAFETY_LOAD_MODEL, request).success, f"the monitor to take {bundle}"
+        )
+
+    fault = holding(
+        "", "", ["bad_assessment"], AT_ONCE_MS,
+        _spoiled(_images, lambda: spoiling.painted(spoiling.of_brightness(0.62))), _clear,
+    )  # fmt: skip
+    rig.end()
+    load(SENSELESS_MODEL)
+    try:
+        return fault.run(rig)
+    finally:
+        rig.end()
+        load(MODEL)
 
 
 def _clock_ahead(message: Clock, publish: spoiling.Publish) -> None:
@@ -767,13 +860,34 @@ OTHERS: Final = (
     ),
     Fault("arm_ignores_halt", "driven on past the arm node", "arm_moves, no reset while it moves", _arm_ignores_halt),
     Fault(
-        "parameter_live", "a limit is changed in motion", "refused, the motion goes on", _in_motion(_change_parameter)
+        "parameter_live",
+        "a limit is changed in motion",
+        "refused, the motion goes on",
+        _in_motion((SetParameters, _SET_PARAMETERS, _change_parameter)),
     ),
-    Fault("swap_in_motion", "another model in motion", "refused, the motion goes on", _in_motion(_swap)),
+    Fault(
+        "swap_in_motion",
+        "another model in motion",
+        "refused, the motion goes on",
+        _in_motion(_swap(names.SAFETY_LOAD_MODEL), _swap(names.POLICY_LOAD_MODEL)),
+    ),
     Fault("reset_while_unsafe", "danger and a black image in view", "refused, saying why", _reset_while_unsafe),
     Fault("reset_spam", "100 resets while unsafe", "all refused, the stream of holds goes on", _reset_spam),
     Fault("threshold_flapping", "the risk swings around caution", "caution that does not flap", _flapping),
-    Fault("cpu_starved", "twice as many busy processes as cores", "moves on fresh frames only", _starved),
+    Fault("cpu_starved", "twice as many busy processes as cores", "moves on fresh frames only", _starved(_BUSY)),
+    Fault(
+        "trainer_starves",
+        "matrix products at the trainer's niceness, twice as many as cores",
+        "moves on fresh frames only",
+        _starved(_GRADIENTS),
+    ),
+    Fault(
+        "reachability_nan",
+        "the monitor's model says NaN in motion",
+        "bad_assessment, latched",
+        _senseless,
+        limit_ms=AT_ONCE_MS,
+    ),
 )
 
 SPENDING: Final = (
@@ -811,6 +925,15 @@ SPENDING: Final = (
         _clear,
         runner_options=("--use-sim-time",),
     ),
+    holding(
+        "clock_pause",
+        "the simulated clock stands still",
+        ["clock", "stale_frame", "no_decision"],
+        350.0,
+        _silenced(_clock),
+        _clear,
+        runner_options=("--use-sim-time",),
+    ),
     Fault("disk_full", "no room for records", "the run says so, the arm goes on", _disk_full, spends_graph=True),
 )
 
@@ -818,8 +941,13 @@ FAULTS: Final = (*CAMERA, *DECISIONS, *PROCESSES, *OTHERS, *BUNDLES, *SPENDING)
 
 ELSEWHERE: Final = {
     "exception in the monitor's callback": "src/fosp_safety_monitor/test/test_safety_monitor.py",
-    "NaN or constant reachability": "src/fosp_core/test/test_safety.py",
-    "clock that stands still": "src/fosp_core/test/test_safety.py",
+    "reachability that says nothing, whatever is seen": "src/fosp_trainer/test/test_calibration.py",
     "malformed commands at the arm": "src/fosp_arm/test/test_arm_node.py",
+    "tracking error during a hold": "src/fosp_arm/test/test_controller.py",
+    "trainer dies while training or writing": "tests/test_fine_tune.py, src/fosp_trainer/test/test_trainer_node.py",
+    "trainer dies between two nodes that change their model": "src/fosp_trainer/test/test_swap.py",
+    "fine-tune diverges": "src/fosp_trainer/test/test_fine_tune.py",
+    "fine-tuned model is worse (gate, rollback)": "src/fosp_trainer/test/test_gate.py, tests/test_fine_tune.py",
+    "another computer on the network": "tests/test_network.py",
 }
 """Faults that cannot be injected from outside, and the tests that do."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -34,6 +36,7 @@ from fosp_bringup.faults.measure import CommandSample, Held, TargetSample, ToolS
 from fosp_bringup.faults.relay import Relay
 from fosp_bringup.lifetime import child_setup
 from fosp_bringup.runner import LOG_FOLDER, environment, read_processes
+from fosp_core.bundle import FILES, write_bundle
 from fosp_core.safety import SafetyState
 from fosp_core.task import ARM_JOINTS
 from fosp_core.testing import make_bundle
@@ -53,6 +56,7 @@ START_WAIT_S: Final = 6.0
 FULL_MOTION_S: Final = 0.3
 MOVING_SPEED: Final = 0.1
 MODEL: Final = "safereach/steady"
+SENSELESS_MODEL: Final = "safereach/senseless"
 _ACTION: Final = (0.0, 0.6, 0.0)
 """Sideways at 0.18 m/s: away from the obstacles of the layout and for three seconds within the workspace."""
 _HISTORY: Final = 3000
@@ -80,9 +84,41 @@ class RigError(Exception):
 
 
 def make_models(root: Path) -> Path:
-    """Models folder with a bundle whose policy moves the tool steadily and whose risk follows the brightness."""
+    """Models folder with two bundles whose policy moves the tool steadily and whose risk follows the brightness.
+
+    The judge of the second one says NaN from a mean brightness of 0.61 of full scale on.
+    """
     make_bundle(root / MODEL, offline_action=_ACTION, online_action=_ACTION)
+    bundle = make_bundle(root / SENSELESS_MODEL, offline_action=_ACTION, online_action=_ACTION)
+    with tempfile.TemporaryDirectory() as scratch:
+        judge = Path(scratch) / "judge.onnx"
+        _make_senseless(bundle.path / judge.name, judge)
+        others = {name: bundle.path / name for name in FILES if name != judge.name}
+        staged = {name: Path(shutil.copy(path, scratch)) for name, path in others.items()}
+        write_bundle(bundle.path, bundle.manifest, {**staged, judge.name: judge})
     return root
+
+
+def _make_senseless(source: Path, target: Path) -> None:
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(str(source))
+    graph = model.graph
+    for node in graph.node:
+        node.output[:] = ["sensible" if name == "violation_probability" else name for name in node.output]
+        node.input[:] = ["sensible" if name == "violation_probability" else name for name in node.input]
+    constants = {"bright": np.float32(0.61), "nan": np.float32(np.nan), "flat_shape": np.asarray([1], np.int64)}
+    graph.initializer.extend(numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items())
+    graph.node.extend(
+        [
+            helper.make_node("Reshape", ["brightness", "flat_shape"], ["seen"]),
+            helper.make_node("Greater", ["seen", "bright"], ["dazzled"]),
+            helper.make_node("Where", ["dazzled", "nan", "sensible"], ["violation_probability"]),
+        ]
+    )
+    onnx.checker.check_model(model)
+    onnx.save(model, str(target))
 
 
 class Rig:
