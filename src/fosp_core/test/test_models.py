@@ -83,3 +83,31 @@ def test_clean_removes_what_a_killed_writer_left_and_nothing_else(tmp_path: Path
     assert models.clean(tmp_path) == [left]
     assert kept.exists() and not left.exists()
     assert models.clean(tmp_path / "nowhere") == []
+
+
+def test_differences_name_each_field_that_is_not_the_same(tmp_path: Path) -> None:
+    add(tmp_path, "v1", 0)
+    add(tmp_path, "r1", 1, "v1", promoted=False)
+    first, second = (models.find(tmp_path, name) for name in ("v1", "r1"))
+    found = models.differences(first, second)
+    assert 'standing: "in use" -> "refused"' in found and 'provenance.parent: null -> "v1"' in found
+    assert not [line for line in found if line.startswith("lookahead_steps")]
+    assert models.differences(first, first) == []
+
+
+def test_round_that_was_interrupted_before_the_gate_says_that_it_was_not_judged(tmp_path: Path) -> None:
+    update_manifest(make_bundle(tmp_path / task.TASK / models.ROUNDS / "r1"), provenance={"parent": "v1"})
+    entry = models.find(tmp_path, "r1")
+    assert entry.state == "refused" and entry.reasons == ("the gate has not judged it",)
+
+
+def test_swap_is_noted_until_it_ends_and_a_damaged_note_is_none(tmp_path: Path) -> None:
+    assert models.unfinished_swap(tmp_path) is None
+    models.begin_swap(tmp_path, models.Swap("new", "old"))
+    assert models.unfinished_swap(tmp_path) == models.Swap("new", "old")
+    assert models.clean(tmp_path) == [], "the note is no rest of a killed writer"
+    (tmp_path / task.TASK / models.ROUNDS / models.SWAP).write_text("{")
+    assert models.unfinished_swap(tmp_path) is None
+    models.end_swap(tmp_path)
+    models.end_swap(tmp_path)
+    assert not (tmp_path / task.TASK / models.ROUNDS / models.SWAP).exists()

@@ -226,18 +226,26 @@ def _by_episode(reading: Reading, values: Array) -> Array:
 # -- checks
 
 
-def check_labels(reading: Reading) -> Check:
-    """Costs must not contradict what the current model knows of contacts: flipped or constant labels are refused."""
+def check_labels(reading: Reading, settings: Settings) -> Check:
+    """Costs must not contradict what the current model knows of contacts.
+
+    Refused are costs on most frames, and costs that the current model ranks below other frames, beyond what chance does
+    to so few episodes (normal approximation of the Mann-Whitney statistic; an episode counts as one observation). That
+    the model knows nothing of a new scene, and ranks at random, is no contradiction.
+    """
     share = float(reading.costly.mean())
     if share > 0.5:
         return Check("labels", False, share, 0.5, f"{100 * share:.0f} % of the new episodes' frames have a cost")
     area = separation(reading.state_risk[:, 0], reading.costly)
     if math.isnan(area):
         return Check("labels", True, area, 0.5, "no frame of the new episodes has a cost")
+    costly, all_ = len(np.unique(reading.episode[reading.costly])), reading.episodes
+    chance = math.sqrt((costly + all_ + 1) / (12 * costly * all_))
+    limit = max(0.0, 0.5 - NormalDist().inv_cdf(settings.confidence) * chance)
     told = f"the current model ranks frames with a cost above others {100 * area:.0f} % of the time"
-    return Check(
-        "labels", area >= 0.5, area, 0.5, told if area >= 0.5 else f"costs contradict the current model: {told}"
-    )
+    told += f" (at least {100 * limit:.0f} % by chance in {all_} episodes)"
+    passed = area >= limit
+    return Check("labels", passed, area, limit, told if passed else f"costs contradict the current model: {told}")
 
 
 def check_violation(violated: Sequence[tuple[bool, bool]], settings: Settings) -> Check:
@@ -293,7 +301,7 @@ def judge(evidence: Evidence, settings: Settings | None = None) -> Verdict:
         )
     ]  # fmt: skip
     labelled = [reading for reading in (evidence.trained, evidence.own) if reading is not None]
-    checks += [check_labels(reading) for reading in labelled]
+    checks += [check_labels(reading, settings) for reading in labelled]
     if evidence.violated:
         checks.append(check_violation(evidence.violated, settings))
     own = evidence.own

@@ -1,4 +1,7 @@
-"""The trainer node: the FineTune action. One round at a time, in a thread of its own, in a process that yields.
+"""The trainer node: the FineTune action, and services for the models folder. It is a process that yields.
+
+One round at a time, and one change of the model at a time, each in a thread of its own. A change that was interrupted,
+because this process was killed, is ended by the next one before anything else.
 
 A goal that cannot be run (another round going on, no episodes) is accepted and aborted at once, because only the result
 of an action can carry a reason to the caller.
@@ -11,6 +14,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,25 +22,29 @@ from typing import Any, Final, TypeAlias
 
 import rclpy
 from rclpy.action.server import ActionServer, CancelResponse, ServerGoalHandle
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.client import Client
 from rclpy.task import Future
+from std_srvs.srv import Trigger
 
 from fosp_core import models, task
 from fosp_core.bundle import BundleError, newest
 from fosp_interfaces.action import FineTune
-from fosp_interfaces.msg import SafetyStatus
-from fosp_interfaces.srv import LoadModel
+from fosp_interfaces.msg import ModelEntry, SafetyStatus
+from fosp_interfaces.srv import DiffModels, ListModels, LoadModel, ShowModel
 from fosp_ros import names, qos, runner
 from fosp_ros.diagnostics import Diagnostics, Health, Level
 from fosp_ros.errors import ConfigurationError
 from fosp_ros.lifecycle import AUTOSTART, ManagedNode
 from fosp_ros.parameters import Parameter, Parameters
 from fosp_trainer.errors import UserError
-from fosp_trainer.swap import Loader, Reply, swap
+from fosp_trainer.swap import Loader, Reply, Swapped, change, finish_interrupted
 
 Handle: TypeAlias = "ServerGoalHandle[Any, Any, Any]"
 
 SERVICE_TIMEOUT_S: Final = 15.0
+AGAIN_S: Final = 2.0
+"""Pause between two attempts to end an interrupted change of the model."""
 BUSY: Final = "an episode is running"
 """What a node says that changes its model at rest only."""
 
@@ -82,12 +90,14 @@ class TrainerNode(ManagedNode):
         self._models_root = Path(self._p.string("models_root")).expanduser().absolute()
         self._records_root = Path(self._p.string("records_root")).expanduser().absolute()
         self._active: Handle | None = None
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._cancelled = threading.Event()
         self._closing = False
         self._stage = "idle"
         self._last_result = "no round yet"
         self._model_id = ""
+        self._changing = threading.Lock()
+        self._recovery: threading.Thread | None = None
         self._loaders: list[tuple[str, Client[Any, Any]]] = [
             (names.SAFETY_MONITOR, self.create_client(LoadModel, names.SAFETY_LOAD_MODEL)),
             (names.POLICY_NODE, self.create_client(LoadModel, names.POLICY_LOAD_MODEL)),
@@ -101,6 +111,13 @@ class TrainerNode(ManagedNode):
             handle_accepted_callback=lambda handle: handle.execute(),
             cancel_callback=self._on_cancel,
         )
+        self.create_service(ListModels, names.MODELS_LIST, self._on_list)
+        self.create_service(ShowModel, names.MODELS_SHOW, self._on_show)
+        self.create_service(DiffModels, names.MODELS_DIFF, self._on_diff)
+        # these wait for answers of other nodes, which must be heard meanwhile
+        apart = MutuallyExclusiveCallbackGroup()
+        self.create_service(LoadModel, names.MODELS_PROMOTE, self._on_promote, callback_group=apart)
+        self.create_service(Trigger, names.MODELS_ROLLBACK, self._on_rollback, callback_group=apart)
         self._diagnostics = Diagnostics(self, self._health)
         if self._p.boolean("autostart"):
             self.start()
@@ -112,6 +129,11 @@ class TrainerNode(ManagedNode):
         for left in models.clean(self._models_root):
             self.get_logger().warning(f"removed what an interrupted round left: {left.name}")
 
+    def activate(self) -> None:
+        """End a change of the model that a killed process began."""
+        if models.unfinished_swap(self._models_root) is not None:
+            self._recovery = self._begin(self._recover, "recovery")
+
     def deactivate(self) -> None:
         """Cancel a round that is going on."""
         self._cancelled.set()
@@ -120,8 +142,8 @@ class TrainerNode(ManagedNode):
         """Cancel a round that is going on and wait for its end."""
         self._closing = True
         self._cancelled.set()
-        if self._thread is not None:
-            self._thread.join(timeout=10.0)
+        for thread in self._threads:
+            thread.join(timeout=10.0)
         self._server.destroy()
 
     def _on_status(self, message: SafetyStatus) -> None:
@@ -140,12 +162,11 @@ class TrainerNode(ManagedNode):
             return self._refuse(handle, "the trainer is not active")
         if self._active is not None:
             return self._refuse(handle, "another round is going on; cancel it or wait for its end")
+        if self._recovering:
+            return self._refuse(handle, "an interrupted change of the model is being ended; ask again")
         self._active = handle
         self._cancelled.clear()
-        done: Future[_End] = Future(executor=self.executor)
-        self._thread = threading.Thread(target=lambda: done.set_result(self._run(handle)), name="round", daemon=True)
-        self._thread.start()
-        end = await done or _End(False, "the round was lost")
+        end = await self._apart(lambda: self._run(handle)) or _End(False, "the round was lost")
         self._active, self._stage, self._last_result = None, "idle", end.message
         if end.success:
             self.get_logger().info(end.message)
@@ -214,18 +235,137 @@ class TrainerNode(ManagedNode):
         if int(request.promote) == FineTune.Goal.MANUAL:
             return _End(True, f"{outcome.message}; it waits for an operator", waiting, report=report)
         self._tell(handle, "swap", 0, 1, {}, float("nan"))
-        models.promote(self._models_root, name)
-        swapped = swap(
-            [Loader(node, partial(self._load, client)) for node, client in self._loaders],
-            f"{task.TASK}/{name}",
-            f"{task.TASK}/{current.name}",
-        )
+        with self._changing:
+            now = self._current().name
+            if now != current.name:
+                told = f"the model was changed to {now} meanwhile; {name} waits for an operator"
+                return _End(False, f"{outcome.message}; {told}", waiting, report=report)
+            swapped = self._change(name, now, lambda: models.promote(self._models_root, name))
         if not swapped.success:
-            models.retire(self._models_root, name)
             return _End(False, f"{outcome.message}; not swapped: {swapped.message}", waiting, report=report)
         self._prune(current.name)
         self._tell(handle, "swap", 1, 1, {}, 0.0)
         return _End(True, f"{outcome.message}; {swapped.message}", f"{task.TASK}/{name}", True, report)
+
+    # --- the models folder -------------------------------------------------------------------------------------
+
+    def _on_list(self, request: ListModels.Request, response: ListModels.Response) -> ListModels.Response:
+        response.active = self._model_id
+        for entry in models.catalogue(self._models_root):
+            bundle = str(entry.path.relative_to(self._models_root))
+            told = ModelEntry(id=entry.id, bundle=bundle, state=entry.state, created=entry.created, parent=entry.parent)
+            told.reasons = list(entry.reasons)
+            response.models.append(told)
+        return response
+
+    def _on_show(self, request: ShowModel.Request, response: ShowModel.Response) -> ShowModel.Response:
+        try:
+            response.content = json.dumps(models.find(self._models_root, request.id).facts)
+            response.success = True
+        except BundleError as error:
+            response.message = str(error)
+        return response
+
+    def _on_diff(self, request: DiffModels.Request, response: DiffModels.Response) -> DiffModels.Response:
+        try:
+            pair = [models.find(self._models_root, name) for name in (request.first, request.second)]
+            response.differences = models.differences(*pair)
+            response.success = True
+        except BundleError as error:
+            response.message = str(error)
+        return response
+
+    async def _on_promote(self, request: LoadModel.Request, response: LoadModel.Response) -> LoadModel.Response:
+        done = await self._apart(partial(self._ordered, partial(self._promote, request.bundle.rsplit("/", 1)[-1])))
+        response.success, response.message = done.success, done.message
+        response.model_id = self._model_id
+        return response
+
+    async def _on_rollback(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        done = await self._apart(partial(self._ordered, self._roll_back))
+        response.success, response.message = done.success, done.message
+        return response
+
+    def _ordered(self, work: Callable[[], Swapped]) -> Swapped:
+        """A change that an operator asked for, unless one is going on."""
+        if not self.is_active:
+            return Swapped(False, "refused: the trainer is not active")
+        if self._recovering or not self._changing.acquire(blocking=False):
+            return Swapped(False, "refused: another change of the model is going on; ask again")
+        try:
+            done = work()
+        except (UserError, BundleError, OSError) as error:
+            done = Swapped(False, f"refused: {error}")
+        except Exception as error:
+            done = Swapped(False, f"internal error: {type(error).__name__}: {error}")
+        finally:
+            self._changing.release()
+        self.get_logger().info(done.message) if done.success else self.get_logger().warning(done.message)
+        return done
+
+    def _promote(self, name: str) -> Swapped:
+        """Bring a bundle that waits into use."""
+        entry = models.find(self._models_root, name)
+        if entry.state != "waiting":
+            told = f": {'; '.join(entry.reasons)}" if entry.reasons else ""
+            raise UserError(f"{name} does not wait for an operator, it is {entry.state}{told}")
+        return self._change(name, self._current().name, lambda: models.promote(self._models_root, name))
+
+    def _roll_back(self) -> Swapped:
+        """Go back to the bundle before the newest, where that came from a round."""
+        gone, before = models.way_back(self._models_root)
+        done = self._change(before.id, gone.id, lambda: models.retire(self._models_root, gone.id))
+        return Swapped(done.success, f"{done.message}; {gone.id} taken back" if done.success else done.message)
+
+    def _change(self, new: str, old: str, commit: Callable[[], object]) -> Swapped:
+        done = change(self._models_root, self._nodes(), new, old, commit)
+        if done.success:
+            self._model_id = new
+        return done
+
+    def _nodes(self) -> list[Loader]:
+        return [Loader(node, partial(self._load, client)) for node, client in self._loaders]
+
+    @property
+    def _recovering(self) -> bool:
+        return self._recovery is not None and self._recovery.is_alive()
+
+    def _recover(self) -> None:
+        """Until it is done, or the node ends; the nodes may still be starting, or an episode may be running."""
+        told = ""
+        while not self._closing:
+            try:
+                # whatever was interrupted, nodes that run a model are what is to be brought together
+                if self._model_id:
+                    with self._changing:
+                        done = finish_interrupted(self._models_root, self._nodes(), self._model_id)
+                    if done:
+                        self.get_logger().warning(done)
+                    return
+            except (BundleError, OSError) as error:
+                if str(error) != told:
+                    told = str(error)
+                    self.get_logger().warning(f"an interrupted change of the model is not ended yet: {error}")
+            time.sleep(AGAIN_S)
+
+    async def _apart(self, work: Callable[[], Any]) -> Any:
+        """Result of ``work``, which runs in a thread of its own while the node goes on."""
+        done: Future[Any] = Future(executor=self.executor)
+
+        def run() -> None:
+            done.set_result(work())
+            # a future that is awaited does not wake its executor
+            if rclpy.ok() and self.executor is not None:
+                self.executor.wake()
+
+        self._begin(run, "work")
+        return await done
+
+    def _begin(self, work: Callable[[], None], name: str) -> threading.Thread:
+        thread = threading.Thread(target=work, name=name, daemon=True)
+        self._threads = [*(t for t in self._threads if t.is_alive()), thread]
+        thread.start()
+        return thread
 
     def _current(self) -> Path:
         """The bundle that the monitor runs; the newest when no monitor was heard."""

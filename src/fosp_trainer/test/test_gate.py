@@ -117,6 +117,21 @@ def test_flipped_labels_refuse() -> None:
     assert "contradict" in verdict.reasons[0]
 
 
+def test_model_that_knows_nothing_of_a_new_scene_does_not_contradict_its_costs() -> None:
+    assert GOOD.trained is not None
+    chance = np.random.default_rng(3).random(GOOD.trained.state_risk.shape)
+    assert refused(trained=dataclasses.replace(GOOD.trained, state_risk=chance)).promoted
+
+
+def test_costs_moved_to_the_episodes_without_any_refuse() -> None:
+    assert GOOD.trained is not None
+    base = GOOD.trained
+    left = np.tile(np.arange(20)[::-1], 8)
+    moved = (base.episode % 2 == 1) & (left < 5)
+    verdict = refused(trained=dataclasses.replace(base, costly=moved))
+    assert [c.name for c in verdict.checks if not c.passed] == ["labels"]
+
+
 def test_episodes_without_any_cost_are_no_contradiction() -> None:
     assert GOOD.trained is not None
     quiet = dataclasses.replace(GOOD.trained, costly=np.zeros_like(GOOD.trained.costly))

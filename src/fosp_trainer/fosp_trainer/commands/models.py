@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Models:
     """List the models folder, show or compare bundles, promote one that waits, or go back to the one before.
 
-    A running graph keeps its model until it is told to load another (menu, console or the load_model services).
+    A running graph keeps its model: ask its trainer node (/fosp/models/promote, /fosp/models/rollback) instead.
     """
 
     action: tyro.conf.Positional[Literal["list", "show", "diff", "promote", "rollback"]] = "list"
@@ -53,9 +53,9 @@ def run(command: Models) -> None:
         else:
             entries = [models.find(command.models_root, name, command.task) for name in command.ids]
             if command.action == "show":
-                print(json.dumps(_facts(entries[0]), indent=1))
+                print(json.dumps(entries[0].facts, indent=1))
             else:
-                _diff(*(_flat(_facts(entry)) for entry in entries))
+                print("\n".join(models.differences(*entries)))
     except BundleError as error:
         raise UserError(str(error)) from error
 
@@ -68,25 +68,6 @@ def _list(entries: list[Entry]) -> None:
     for heading in ("id", "state", "created", "from", "gate"):
         table.add_column(heading)
     for entry in entries:
-        reasons = entry.fault or "; ".join(entry.gate.get("reasons", ())) or ("passed" if entry.gate else "")
-        table.add_row(entry.id, entry.state, entry.created, entry.parent, reasons)
+        told = "; ".join(entry.reasons) or ("passed" if entry.gate else "")
+        table.add_row(entry.id, entry.state, entry.created, entry.parent, told)
     Console(highlight=False).print(table)
-
-
-def _facts(entry: Entry) -> dict[str, Any]:
-    facts: dict[str, Any] = {"id": entry.id, "path": str(entry.path), "standing": entry.state}
-    if entry.bundle is None:
-        return {**facts, "fault": entry.fault}
-    return {**facts, **entry.bundle.manifest.to_json()}
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        return {k: v for name, part in value.items() for k, v in _flat(part, f"{prefix}.{name}".lstrip(".")).items()}
-    return {prefix: value}
-
-
-def _diff(first: dict[str, Any], second: dict[str, Any]) -> None:
-    for name in [*first, *(n for n in second if n not in first)]:
-        if first.get(name) != second.get(name):
-            print(f"{name}: {json.dumps(first.get(name))} -> {json.dumps(second.get(name))}")
