@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,15 +42,19 @@ class Trained:
     """A running graph with a trainer, and a client of it."""
 
     def __init__(self, client: Any, run: Any, eventually: Any, models: Path) -> None:
-        from rclpy.action.client import ActionClient
-
         from fosp_interfaces.action import FineTune
-        from fosp_ros import names
+        from fosp_interfaces.msg import SafetyStatus
+        from fosp_ros import names, qos
 
         self.client, self.run, self.models, self.eventually, self.type = client, run, models, eventually, FineTune
         self.records = run.path / "records"
-        self.trainer: Any = ActionClient(client.node, FineTune, names.FINE_TUNE)
+        self.trainer: Any = client.trainer
+        self.trainer_pid = int(run.processes()["trainer_node"]["pid"])
         eventually(self.trainer.server_is_ready, "the trainer")
+        self.statuses: deque[Any] = deque(maxlen=1)
+        client.node.create_subscription(
+            SafetyStatus, names.SAFETY_STATUS, lambda m: self.statuses.append(m), qos.STATUS
+        )
 
     def run_episodes(self, **goal: Any) -> Any:
         """Result of the RunEpisodes action."""
@@ -60,18 +65,30 @@ class Trained:
 
     def set(self, **parameters: int) -> None:
         """Set parameters of the trainer."""
-        from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
-        from rcl_interfaces.srv import SetParameters
+        for name, value in parameters.items():
+            self.client.set_integer("trainer_node", name, value, lambda: None)
 
-        values = [
-            Parameter(name=name, value=ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=value))
-            for name, value in parameters.items()
-        ]
-        client = self.client.node.create_client(SetParameters, "/trainer_node/set_parameters")
-        self.eventually(client.service_is_ready, "the trainer's parameters")
-        future = client.call_async(SetParameters.Request(parameters=values))
-        self.eventually(future.done, "an answer of the trainer")
-        assert all(result.successful for result in future.result().results)
+    def kill(self) -> None:
+        """SIGKILL the trainer, and wait until the graph has forgotten it."""
+        os.kill(self.trainer_pid, signal.SIGKILL)
+        self.eventually(lambda: "trainer_node" not in self.client.node.get_node_names(), "the trainer's end")
+
+    def revive(self, start: Callable[..., Any]) -> Any:
+        """Start the trainer again, as a launch file does."""
+        parameters = ("--params-file", str(self.run.path / "parameters.yaml"))
+        program = start("fosp_trainer.trainer_node", "--ros-args", "-r", "__node:=trainer_node", *parameters)
+        self.trainer_pid = program.process.pid
+        self.eventually(self.trainer.server_is_ready, "the trainer")
+        self.set(paired_episodes=0)
+        return program
+
+    def send_signal(self, node: str, number: int) -> None:
+        """Send a signal to a node."""
+        os.kill(self.run.processes()[node]["pid"], number)
+
+    def monitored_model(self) -> str:
+        """Identity of the model that the monitor runs, as its latched status says."""
+        return self.statuses[-1].model_id if self.statuses else ""
 
     def begin(self, heard: list[Any], **goal: Any) -> Any:
         """Handle of an accepted goal; its feedback goes to ``heard``."""
@@ -152,9 +169,7 @@ def test_round_that_passes_the_gate_takes_over_and_one_without_evidence_is_kept_
     assert "model small-r3" in graph.run.logs()
 
 
-def test_second_round_is_refused_a_cancelled_one_leaves_nothing_and_a_killed_trainer_harms_nobody(
-    graph: Trained,
-) -> None:
+def test_second_round_is_refused_and_a_cancelled_one_leaves_nothing(graph: Trained) -> None:
     from action_msgs.msg import GoalStatus
 
     from fosp_core import models
@@ -169,12 +184,87 @@ def test_second_round_is_refused_a_cancelled_one_leaves_nothing_and_a_killed_tra
     ended = graph.end(first)
     assert ended.status == GoalStatus.STATUS_CANCELED
     assert "cancelled in stage world_model" in ended.result.message
+    assert [entry.id for entry in models.catalogue(graph.models)] == ["small"]
 
-    heard.clear()
-    graph.begin(heard, steps=100_000)
-    graph.eventually(lambda: any(f.stage == "world_model" for f in heard), "a gradient step")
-    os.kill(graph.run.processes()["trainer_node"]["pid"], signal.SIGKILL)
+
+def test_trainer_killed_while_collecting_training_exporting_or_gating_harms_nobody(
+    graph: Trained, start: Callable[..., Any]
+) -> None:
+    from fosp_core import models
+    from fosp_core.bundle import newest
+    from fosp_interfaces.action import RunEpisodes
+
+    made_up_run(graph.records / "made-up")
+
+    def unharmed(killed_in: str) -> None:
+        ran = graph.run_episodes()
+        assert ran.success and [e.model_id for e in ran.episodes] == ["small"], (killed_in, ran.message)
+        assert newest(graph.models).name == "small", killed_in
+        found = models.catalogue(graph.models)
+        assert not [entry.fault for entry in found if entry.fault], killed_in
+        assert not [e for e in found if e.in_use and e.id != "small"], killed_in
+        graph.revive(start)
+        assert not list((graph.models / "safereach" / models.ROUNDS).glob(".*")), killed_in
+
+    # collecting: the episodes go on without it
+    killed: list[int] = []
+
+    def kill_once(feedback: Any) -> None:
+        if not killed:
+            killed.append(graph.trainer_pid)
+            os.kill(graph.trainer_pid, signal.SIGKILL)
+
+    goal = RunEpisodes.Goal(scene="standard", count=2, mode=RunEpisodes.Goal.EXPLORE, reset_after_halt=True)
+    ran = graph.client.run_episodes(goal, kill_once, lambda: None)
+    assert killed and ran.success and len(ran.episodes) == 2, ran.message
+    graph.eventually(lambda: "trainer_node" not in graph.client.node.get_node_names(), "the trainer's end")
+    unharmed("collecting")
+    assert "trainer_node was killed by SIGKILL" in graph.run.logs()
+
+    for stage, steps in (("world_model", 100_000), ("exporting", 2), ("gate", 2)):
+        graph.set(paired_episodes=500 if stage == "gate" else 0)
+        heard: list[Any] = []
+        graph.begin(heard, steps=steps, episodes=["made-up"])
+        graph.eventually(lambda h=heard, s=stage: any(f.stage == s for f in h), f"stage {stage}")
+        if stage == "gate":
+            graph.eventually(lambda h=heard: any(f.stage == "gate" and f.steps > 1 for f in h), "a paired episode")
+        graph.kill()
+        unharmed(stage)
+
+    result, _ = graph.tune(steps=2, episodes=["made-up"])
+    assert result.success and result.active, result.message
+    ran = graph.run_episodes()
+    assert [e.model_id for e in ran.episodes] == [result.bundle.rsplit("/", 1)[-1]]
+
+
+@pytest.mark.parametrize("stopped", ["safety_monitor", "policy_node"])
+def test_trainer_killed_in_the_swap_leaves_one_model_for_all_after_its_next_start(
+    graph: Trained, start: Callable[..., Any], stopped: str
+) -> None:
+    from fosp_core import models
+    from fosp_core.bundle import newest
+
+    made_up_run(graph.records / "made-up")
+    # a node that does not answer holds the swap open: before the monitor has loaded, or between it and the policy
+    graph.send_signal(stopped, signal.SIGSTOP)
+    try:
+        heard: list[Any] = []
+        graph.begin(heard, steps=2, episodes=["made-up"])
+        graph.eventually(lambda: any(f.stage == "swap" for f in heard), "the swap")
+        graph.eventually(lambda: models.unfinished_swap(graph.models) is not None, "the note of the swap")
+        if stopped == "policy_node":
+            graph.eventually(lambda: graph.monitored_model() == "small-r1", "the monitor to load")
+        graph.kill()
+    finally:
+        graph.send_signal(stopped, signal.SIGCONT)
+    assert models.unfinished_swap(graph.models) == models.Swap("small-r1", "small")
+    assert newest(graph.models).name == "small", "what starts now starts with the old model"
+
+    graph.revive(start)
+    graph.eventually(lambda: models.unfinished_swap(graph.models) is None, "the end of the swap")
+    graph.eventually(lambda: graph.monitored_model() == "small", "the monitor to go back")
     ran = graph.run_episodes()
     assert ran.success and [e.model_id for e in ran.episodes] == ["small"], ran.message
-    assert [entry.id for entry in models.catalogue(graph.models)] == ["small"]
-    assert "trainer_node was killed by SIGKILL" in graph.run.logs()
+    assert models.find(graph.models, "small-r1").state == "waiting"
+    result, _ = graph.tune(steps=2, episodes=["made-up"])
+    assert result.success and result.active and result.bundle == "safereach/small-r2", result.message

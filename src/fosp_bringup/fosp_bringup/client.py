@@ -62,7 +62,7 @@ class GraphClient:
         profile = QoSProfile(depth=50, reliability=qos.JOINT_STATES.reliability)
         self.node.create_subscription(JointState, names.JOINT_STATES, self._on_joints, profile)
         self._episodes: ActionClient[Any, Any, Any] = ActionClient(self.node, RunEpisodes, names.RUN_EPISODES)
-        self._trainer: ActionClient[Any, Any, Any] = ActionClient(self.node, FineTune, names.FINE_TUNE)
+        self.trainer: ActionClient[Any, Any, Any] = ActionClient(self.node, FineTune, names.FINE_TUNE)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
         self._open = True
@@ -98,7 +98,7 @@ class GraphClient:
         self, goal: FineTune.Goal, on_feedback: Callable[[FineTune.Feedback], None], check: Check
     ) -> FineTune.Result:
         """Run a fine-tune round and wait for the result; cancels it when ``check`` raises."""
-        return self._carry_out(self._trainer, goal, on_feedback, check, "the trainer node")
+        return self._carry_out(self.trainer, goal, on_feedback, check, "the trainer node")
 
     def set_integer(self, node: str, name: str, value: int, check: Check) -> None:
         """Set an integer parameter of a node; raises ``SilenceError`` with its answer when it refuses."""
