@@ -2,10 +2,12 @@
 
 The nodes are processes of their own; camera and robot are played by this script at 10 and 50 Hz. The model is the small
 test bundle, whose risk follows the brightness of the image; policy_step.py measures inference of a released one.
+``--trainer`` measures the same while a trainer makes updates on every core, at its own low priority.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,10 @@ from fosp_ros.stamps import from_nanoseconds, to_nanoseconds
 from fosp_ros.testing import ABOVE_THE_TABLE, plain_image
 
 SAFE, DANGEROUS = plain_image(), plain_image(0.95, 0.95, 0.95)
+TRAINER_NICENESS = 10
+"""As the graph starts it."""
+WARM_UP_S = 30.0
+"""Processor time after which a trainer has imported everything and makes updates."""
 MODULES = {
     "policy_node": "fosp_policy_node.policy_node",
     "safety_monitor": "fosp_safety_monitor.safety_monitor",
@@ -57,8 +63,10 @@ class Options:
     """Control steps for the latency from camera to command."""
     trials: int = 20
     """Halts of each kind."""
-    name: str = "reaction"
-    """Name of the result file."""
+    trainer: bool = False
+    """Whether a trainer works beside it."""
+    name: str = ""
+    """Name of the result file; reaction or reaction_with_trainer by default."""
 
 
 class World:
@@ -155,9 +163,7 @@ class World:
 
     def processor_s(self) -> dict[str, float]:
         """Processor time that each node has used."""
-        ticks = os.sysconf("SC_CLK_TCK")
-        fields = {n: Path(f"/proc/{p.pid}/stat").read_text().rsplit(")", 1)[1] for n, p in self.processes.items()}
-        return {name: sum(map(int, text.split()[11:13])) / ticks for name, text in fields.items()}
+        return {name: processor_s(process.pid) for name, process in self.processes.items()}
 
     def _on_command(self, message: TwistStamped) -> None:
         now = time.time_ns()
@@ -171,6 +177,34 @@ class World:
 
     def _on_error(self, error: Exception) -> None:
         raise error
+
+
+@contextlib.contextmanager
+def trainer() -> Iterator[None]:
+    """Updates of every part of the model, without an end, as the trainer node makes them."""
+    command = [sys.executable, str(Path(__file__).with_name("train_step.py")), "--child", "--sizes", "cpu"]
+    command += ["--updates", str(10**9), "--threads", str(os.cpu_count() or 1)]
+    process = subprocess.Popen(["nice", "-n", str(TRAINER_NICENESS), *command], stdout=subprocess.DEVNULL)
+    try:
+        while processor_s(process.pid) < WARM_UP_S:
+            if process.poll() is not None:
+                raise SystemExit(f"reaction: the trainer ended with {process.returncode}")
+            time.sleep(1.0)
+        yield
+        if process.poll() is not None:
+            raise SystemExit("reaction: the trainer ended before the measurement")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def processor_s(pid: int) -> float:
+    """Processor time that a process has used."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except FileNotFoundError:
+        return 0.0
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def share(world: World, work: Callable[[], Any]) -> tuple[dict[str, float], Any]:
@@ -199,9 +233,10 @@ def halts(world: World, trials: int, trigger: Callable[[], int]) -> list[float]:
 def main(options: Options) -> None:
     """Measure and write the result."""
     os.environ["ROS_DOMAIN_ID"] = str(free_domain())
+    beside = trainer() if options.trainer else contextlib.nullcontext()
     with tempfile.TemporaryDirectory() as folder:
         make_bundle(Path(folder) / "safereach" / "test")
-        with World(Path(folder)) as world:
+        with beside, World(Path(folder)) as world:
             idle, _ = share(world, lambda: world.frames(TaskState.READY, round(options.idle_s * 10)))
             running, stamps = share(world, lambda: world.frames(TaskState.RUNNING, options.steps))
             latency = [(world.moved_ns[s] - s) * 1e-6 for s in stamps if s in world.moved_ns]
@@ -222,7 +257,8 @@ def main(options: Options) -> None:
                 "dangerous_frame_to_hold_ms": _figures(halts(world, options.trials, danger)),
                 "operator_halt_to_hold_ms": _figures(halts(world, options.trials, operator)),
             }
-    path = record(options.name, {"model_id": "test", **figures})
+    name = options.name or ("reaction_with_trainer" if options.trainer else "reaction")
+    path = record(name, {"model_id": "test", "trainer": options.trainer, **figures})
     for name, values in figures.items():
         print(name, {k: round(v, 2) for k, v in values.items() if isinstance(v, int | float)})
     print(f"written to {path}")
