@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import environment_tools
 import pytest
 import test_summary as summary
+from catkin_pkg.package import parse_package
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = sorted(path.parent for path in (ROOT / "src").glob("*/package.xml"))
@@ -78,10 +79,12 @@ STARTED = {
     "gz_ros2_control",
     "joint_state_broadcaster",
     "joint_trajectory_controller",
+    "moveit_planners_ompl",
     "moveit_servo",
     "robot_state_publisher",
     "ros_gz_bridge",
     "ros_gz_sim",
+    "ros2launch",
     "rviz2",
 }
 PIP_NAMES = {
@@ -139,6 +142,18 @@ def test_package_declares_itself(package: Path) -> None:
     assert (root.findtext("description") or "").strip()
 
 
+def test_packages_are_well_formed_for_ros_and_depend_on_each_other_without_a_cycle() -> None:
+    found, warnings = {}, list[str]()
+    for package in PACKAGES:
+        found[package.name] = parse_package(str(package), warnings=warnings)
+    assert warnings == []
+    left = {name: {d.name for d in [*p.exec_depends, *p.build_depends]} & set(NAMES) for name, p in found.items()}
+    while left:
+        free = {name for name, needs in left.items() if not needs & set(left)}
+        assert free, f"a cycle among {', '.join(left)}"
+        left = {name: needs for name, needs in left.items() if name not in free}
+
+
 @each_package(PYTHON_PACKAGES)
 def test_setup_agrees_with_package_xml(package: Path) -> None:
     arguments = setup_arguments(package)
@@ -169,6 +184,7 @@ def test_executables_of_the_graph_are_there() -> None:
     }
     assert executables >= {
         "fosp_arm/arm_node",
+        "fosp_arm/homing_node",
         "fosp_bringup/fosp-demo",
         "fosp_bringup/fosp-up",
         "fosp_camera/camera_node",

@@ -41,6 +41,7 @@ class Arguments:
     sim: str = field(default="mujoco", metadata={"help": "where the world is: mujoco, gazebo, or none (a real robot)"})
     models_root: str = field(default="models", metadata={"help": "folder of the model bundles"})
     bundle: str = field(default="", metadata={"help": "bundle, relative to models_root; empty: the newest"})
+    model: str = field(default="", metadata={"help": "the same as bundle"})
     require_calibration: bool = field(
         default=False, metadata={"help": "refuse models whose thresholds carry no bound on missed violations"}
     )
@@ -50,6 +51,10 @@ class Arguments:
     )
     real_time_factor: float = field(default=1.0, metadata={"help": "speed of the simulation, 1 is real time"})
     use_sim_time: bool = field(default=False, metadata={"help": "stamp with the simulation's clock"})
+    record: bool = field(
+        default=True,
+        metadata={"help": "record an episode's ROS messages and the overview camera beside its steps"},
+    )
     record_overview: bool = field(default=True, metadata={"help": "record the overview camera for videos"})
     arm_backend: str = field(default="ik", metadata={"help": "what moves the arm: ik, servo or moveit"})
     dry_run: bool = field(default=False, metadata={"help": "everything but motion: nothing is sent to the arm"})
@@ -65,6 +70,12 @@ class Arguments:
     console_port: int = field(default=8080, metadata={"help": "TCP port of the operators' web page"})
 
     def __post_init__(self) -> None:
+        if self.model:
+            if self.bundle not in ("", self.model):
+                raise GraphError(f"bundle and model mean the same, got {self.bundle!r} and {self.model!r}; give one")
+            # One name from here on.
+            object.__setattr__(self, "bundle", self.model)
+            object.__setattr__(self, "model", "")
         if self.sim not in SIMULATORS:
             raise GraphError(f"sim must be one of {', '.join(SIMULATORS)}, got {self.sim!r}")
         if not self.real_time_factor > 0.0:
@@ -172,7 +183,13 @@ def nodes(arguments: Arguments) -> list[NodeSpec]:
             "fosp_episodes",
             "episode_node",
             names.EPISODE_NODE,
-            {"records_root": records, "record_overview": arguments.record_overview, **patience, **clock},
+            {
+                "records_root": records,
+                "record_messages": arguments.record,
+                "record_overview": arguments.record and arguments.record_overview,
+                **patience,
+                **clock,
+            },
             nice=5,
             respawn=True,
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,24 @@ def test_monitor_allows_for_the_steps_of_a_simulated_clock_and_for_nothing_else(
 def test_monitor_is_told_whether_it_needs_a_calibrated_model(required: bool) -> None:
     specs = {spec.name: spec.parameters for spec in nodes(Arguments(require_calibration=required))}
     assert specs["safety_monitor"]["require_calibration"] is required
+
+
+def test_model_is_another_name_of_bundle_and_two_models_are_refused() -> None:
+    named = Arguments.from_text({"model": "safereach/a"})
+    assert (named.bundle, named.model) == ("safereach/a", "")
+    assert replace(named, bundle="safereach/b").bundle == "safereach/b"
+    assert Arguments(bundle="safereach/a", model="safereach/a").bundle == "safereach/a"
+    with pytest.raises(GraphError, match="bundle and model mean the same"):
+        Arguments(bundle="safereach/a", model="safereach/b")
+
+
+def test_without_record_an_episode_leaves_its_steps_alone() -> None:
+    def recorded(**values: object) -> list[object]:
+        parameters = next(s.parameters for s in nodes(Arguments(**values)) if s.name == "episode_node")
+        return [parameters["record_messages"], parameters["record_overview"]]
+
+    assert recorded() == [True, True] and recorded(record_overview=False) == [True, False]
+    assert recorded(record=False) == [False, False]
 
 
 def test_arm_gets_its_backend_and_a_dry_run_by_argument() -> None:
