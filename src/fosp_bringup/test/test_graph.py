@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -156,6 +156,15 @@ def test_arm_gets_its_backend_and_a_dry_run_by_argument() -> None:
     assert (arm()["backend"], arm()["dry_run"]) == ("mink", False)
     assert (arm(arm_backend="moveit")["backend"], arm(dry_run=True)["dry_run"]) == ("moveit", True)
     assert arm(arm_backend="servo")["backend"] == "servo"
+
+
+def test_documentation_lists_every_argument_with_its_default_and_meaning() -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs" / "ros.md").read_text()
+    rows = [line.strip("| ").split("|") for line in text.splitlines() if line.startswith("| `")]
+    listed = {cells[0].strip(" `"): (cells[1].strip(" `"), cells[2].strip()) for cells in rows if len(cells) == 3}
+    for argument in fields(Arguments):
+        default = str(argument.default).lower() if isinstance(argument.default, bool) else str(argument.default)
+        assert listed.get(argument.name) == (default, argument.metadata["help"]), argument.name
 
 
 def test_arm_can_be_brought_home_on_a_real_robot_and_where_operators_have_a_tool() -> None:
