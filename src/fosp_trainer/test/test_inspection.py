@@ -39,7 +39,7 @@ def test_inspection_writes_plots_a_video_and_figures(tmp_path: Path) -> None:
     train, held_out = random_episodes(6, labels=True), random_episodes(3, seed=1, labels=True)
     figures = inspect(agent, train, held_out, tmp_path, probe_steps=5)
     assert {p.name for p in tmp_path.iterdir()} == {
-        "open_loop.png", "open_loop.gif", "values.png", "reachability.png", "actor.png",
+        "open_loop.png", "open_loop.gif", "table.png", "values.png", "reachability.png", "actor.png",
     }  # fmt: skip
     assert figures["frames"] == 36 and set(figures["probe_cm"]) == {"tool", "goal", "obstacle"}
     assert np.isfinite(figures["actor_error_on_good_episodes"] or 0.0)
