@@ -36,7 +36,8 @@ from fosp_episodes import messages
 from fosp_episodes.mcap_log import LoggedMessage
 from fosp_episodes.recorder import EpisodeRecorder
 from fosp_episodes.sequence import EpisodeRun, Goal, Interrupted, Outcome, Progress, Reply, Settings, View
-from fosp_episodes.storage import FolderStore, StorageError, make_folder, write_json, write_minari
+from fosp_episodes.spool import Spool, recover
+from fosp_episodes.storage import FolderStore, Retention, StorageError, make_folder, write_json, write_minari
 from fosp_interfaces.action import RunEpisodes
 from fosp_interfaces.msg import PolicyDecision, SafetyStatus, TaskState
 from fosp_interfaces.srv import ResetScene
@@ -55,6 +56,8 @@ SERVICE_TIMEOUT_S: Final = 5.0
 RAW_IMAGE_LIMIT: Final = 64_000
 """Images of more bytes are recorded as JPEG."""
 SELECTION_MODE: Final = "selection_mode"
+REFUSE: Final = "refuse"
+DELETE_OLDEST: Final = "delete_oldest"
 
 PARAMETERS: Final = (
     Parameter("records_root", "runs/records", "Folder that each run gets a folder of records in.", read_only=True),
@@ -69,6 +72,13 @@ PARAMETERS: Final = (
         low=10,
         high=8000,
         read_only=True,
+    ),
+    Parameter("quota_gb", 20.0, "What all runs together may take; 0: no limit but the disk.", "GB", low=0.0, high=1e6),
+    Parameter(
+        "retention",
+        REFUSE,
+        "When the quota is reached: refuse more episodes, or delete the oldest runs (not those with a file KEEP).",
+        choices=(REFUSE, DELETE_OLDEST),
     ),
     Parameter("ready_timeout_s", 15.0, "Longest wait for a new scene or the monitor.", "s", low=1.0, high=300.0),
     Parameter("episode_timeout_s", 60.0, "Longest episode.", "s", low=1.0, high=3600.0),
@@ -94,6 +104,7 @@ class EpisodeNode(Node):
             make_folder(self._root)
         except StorageError as error:
             raise ConfigurationError(f"parameter 'records_root': {error}") from error
+        self._recover()
 
         self._simulated_time = bool(self.get_parameter("use_sim_time").value)
         self.view = View()
@@ -101,6 +112,8 @@ class EpisodeNode(Node):
         self._recorder: EpisodeRecorder | None = None
         self._log: list[LoggedMessage] = []
         self._log_bytes = 0
+        self._store: FolderStore | None = None
+        self._spool: Spool | None = None
         self._interruption = ""
         self._closing = False
         self._active: Handle | None = None
@@ -191,7 +204,15 @@ class EpisodeNode(Node):
         if self._log_bytes > self._memory_limit:
             self._interruption = "the messages of the episode exceed memory_limit_mb"
             return
-        self._log.append(LoggedMessage(topic, type_name, data, received, published or received))
+        logged = LoggedMessage(topic, type_name, data, received, published or received)
+        self._log.append(logged)
+        if self._spool is not None:
+            try:
+                self._spool.add(logged)
+            except OSError as error:
+                # the episode itself is in memory, and is refused by name when it cannot be stored
+                self._diagnostics.count("not spooled", str(error))
+                self._end_spool()
 
     def _on_task(self, message: TaskState, received: int) -> None:
         self.view.task = messages.task_sample(message)
@@ -245,10 +266,15 @@ class EpisodeNode(Node):
                 explore=int(request.mode) == RunEpisodes.Goal.EXPLORE,
                 reset_after_halt=bool(request.reset_after_halt),
             )
-            store = FolderStore(self._new_folder(goal.scene), {"mode": "explore" if goal.explore else "evaluate"})
+            retention = Retention(
+                quota_bytes=round(1e9 * self._settings.float("quota_gb")),
+                delete_oldest=self._settings.string("retention") == DELETE_OLDEST,
+            )
+            mode = {"mode": "explore" if goal.explore else "evaluate"}
+            store = FolderStore(self._new_folder(goal.scene), mode, retention)
         except (ValueError, StorageError) as error:
             return self._refuse(handle, str(error))
-        self._active, self._interruption = handle, ""
+        self._active, self._interruption, self._store = handle, "", store
         done: Future[Outcome] = Future(executor=self.executor)
         self._thread = threading.Thread(
             target=lambda: done.set_result(self._run(handle, goal, store)), name="episodes", daemon=True
@@ -309,6 +335,9 @@ class EpisodeNode(Node):
         except Exception as error:
             self.get_logger().error(f"the run failed: {type(error).__name__}: {error}")
             return Outcome(False, f"internal error: {type(error).__name__}: {error}")
+        finally:
+            with self._changed:
+                self._end_spool()
         return outcome
 
     def _write_dataset(self, goal: Goal, store: FolderStore, outcome: Outcome) -> None:
@@ -399,7 +428,30 @@ class EpisodeNode(Node):
     def record(self, recorder: EpisodeRecorder) -> None:
         """Feed a recorder from now on."""
         with self._changed:
+            self._end_spool()
             self._recorder, self._log, self._log_bytes = recorder, [], 0
+            if self._record_messages and self._store is not None:
+                try:
+                    self._spool = Spool(
+                        self._store.folder, recorder.episode_id, recorder.scene, recorder.seed, self._store.metadata
+                    )
+                except OSError as error:
+                    self._diagnostics.count("not spooled", str(error))
+
+    def _end_spool(self) -> None:
+        """The episode is stored, or there was nothing to store."""
+        if self._spool is not None:
+            self._spool.discard()
+            self._spool = None
+
+    def _recover(self) -> None:
+        """Store the episodes that a killed node left."""
+        try:
+            for spool, summary in recover(self._root):
+                kept = "nothing of it could be kept" if summary is None else f"kept as {summary.path}, aborted"
+                self.get_logger().warning(f"{spool.name} was left by a node that was killed: {kept}")
+        except (StorageError, OSError) as error:
+            self.get_logger().error(f"an episode that a killed node left could not be stored: {error}")
 
     def stop_recording(self) -> Sequence[LoggedMessage]:
         """Stop feeding it; gives the messages received meanwhile."""
@@ -464,3 +516,7 @@ def _require_mcap() -> None:
 def main() -> None:
     """Entry point of the executable."""
     sys.exit(runner.run(EpisodeNode, names.EPISODE_NODE))
+
+
+if __name__ == "__main__":
+    main()

@@ -237,8 +237,8 @@ class EpisodeRecorder:
 
     def __init__(self, episode_id: int, scene: str, seed: int) -> None:
         self.episode_id = episode_id
-        self._scene = scene
-        self._seed = seed
+        self.scene = scene
+        self.seed = seed
         self._steps: dict[int, Step] = {}
         self._decisions: dict[int, DecisionSample] = {}
         self._statuses: dict[int, StatusSample] = {}
@@ -313,8 +313,8 @@ class EpisodeRecorder:
         model = decided[-1].model_id if decided else (status.model_id if status else "")
         summary = Summary(
             episode_id=self.episode_id,
-            scene=self._scene,
-            seed=self._seed,
+            scene=self.scene,
+            seed=self.seed,
             model_id=model,
             success=success,
             violated=violated,

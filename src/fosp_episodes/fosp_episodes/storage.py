@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ MESSAGES_FILE: Final = "messages.mcap"
 SCHEMA_VERSION: Final = 1
 _ARRAYS: Final = tuple(f.name for f in fields(Episode) if f.name != "metadata")
 MINIMUM_FREE_BYTES: Final = 50_000_000
+KEEP_FILE: Final = "KEEP"
 
 
 class StorageError(Exception):
@@ -100,21 +101,74 @@ def write_episode(
     return summary
 
 
+@dataclass(frozen=True)
+class Retention:
+    """How much the runs of a folder may take, and what happens then."""
+
+    quota_bytes: int = 0
+    """Of all runs together; 0: no limit but the disk."""
+    delete_oldest: bool = False
+    """Whether the oldest runs make room. Otherwise nothing is ever deleted, and no more episodes are run."""
+
+
+def make_room(root: Path, retention: Retention, running: Path) -> list[Path]:
+    """Keep the runs of a folder within the quota: whole runs go, the oldest first, never the running one.
+
+    A run that has a file named ``KEEP`` stays. Returns the runs that were deleted.
+
+    Raises:
+        StorageError: the quota is reached, and nothing may be deleted, or nothing is left that may be.
+    """
+    if retention.quota_bytes <= 0:
+        return []
+    sizes = {run: _size(run) for run in sorted(root.iterdir(), key=_age) if run.is_dir() and not run.is_symlink()}
+    total, gone = sum(sizes.values()), []
+    for run, size in sizes.items():
+        if total + MINIMUM_FREE_BYTES <= retention.quota_bytes or not retention.delete_oldest:
+            break
+        if run == running or (run / KEEP_FILE).exists():
+            continue
+        shutil.rmtree(run, ignore_errors=True)
+        gone.append(run)
+        total -= size
+    if total + MINIMUM_FREE_BYTES > retention.quota_bytes:
+        raise StorageError(
+            f"{root}: the runs take {total / 1e9:.2f} of {retention.quota_bytes / 1e9:.2f} GB (quota_gb); "
+            "remove some, raise quota_gb, or set retention to delete_oldest"
+        )
+    return gone
+
+
+def _age(run: Path) -> tuple[float, str]:
+    return run.stat().st_mtime, run.name
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
+
+
 class FolderStore:
     """Stores the episodes of one run in a folder."""
 
-    def __init__(self, folder: Path, metadata: Mapping[str, Any] | None = None) -> None:
-        """``metadata`` is added to every ``episode.json``; raises ``StorageError`` when the folder cannot be made."""
+    def __init__(
+        self, folder: Path, metadata: Mapping[str, Any] | None = None, retention: Retention | None = None
+    ) -> None:
+        """``metadata`` is added to every ``episode.json``; raises ``StorageError`` when the folder cannot be made.
+
+        ``retention`` is about all runs beside this one.
+        """
         self.folder = make_folder(folder)
-        self._metadata = dict(metadata or {})
+        self.metadata = dict(metadata or {})
+        self._retention = retention or Retention()
 
     def check(self) -> None:
-        """Raise ``StorageError`` when there is no room for one more episode."""
+        """Make room as the retention rule says; raise ``StorageError`` when there is none for one more episode."""
+        make_room(self.folder.parent, self._retention, self.folder)
         check_space(self.folder)
 
     def write(self, record: EpisodeRecord, messages: Sequence[LoggedMessage]) -> Summary:
         """Write one episode, see ``write_episode``."""
-        return write_episode(self.folder, record, messages, self._metadata)
+        return write_episode(self.folder, record, messages, self.metadata)
 
 
 def read_episode(folder: Path) -> dict[str, Any]:

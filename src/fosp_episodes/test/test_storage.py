@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from fosp_episodes import storage
 from fosp_episodes.mcap_log import LoggedMessage, message_definition, read_mcap
 from fosp_episodes.recorder import EpisodeRecord, EpisodeRecorder, Phase
-from fosp_episodes.storage import StorageError
+from fosp_episodes.storage import Retention, StorageError
 from fosp_episodes.testing import feed_step
 
 
@@ -60,6 +61,52 @@ def test_nothing_is_left_behind_when_the_disk_is_full(tmp_path: Path, monkeypatc
 def test_little_space_is_noticed_before_an_episode(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="make room"):
         storage.check_space(tmp_path, needed=10**18)
+
+
+def runs(root: Path, count: int = 3, size: int = 1_000_000) -> list[Path]:
+    """Runs of one file each, the oldest first."""
+    folders = [root / name for name in "cab"[:count]]
+    for age, folder in enumerate(folders):
+        folder.mkdir()
+        (folder / "messages.mcap").write_bytes(bytes(size))
+        os.utime(folder, (age, age))
+    return folders
+
+
+def room_for(count: float) -> int:
+    """Quota that holds so many runs and one more episode."""
+    return storage.MINIMUM_FREE_BYTES + round(count * 1_000_000)
+
+
+def test_quota_refuses_more_episodes_and_deletes_nothing_by_default(tmp_path: Path) -> None:
+    folders = runs(tmp_path)
+    assert storage.make_room(tmp_path, Retention(room_for(3)), folders[-1]) == []
+    with pytest.raises(StorageError, match=r"quota_gb.*delete_oldest"):
+        storage.make_room(tmp_path, Retention(room_for(2.5)), folders[-1])
+    assert all(folder.exists() for folder in folders)
+
+
+def test_oldest_runs_make_room_where_that_is_allowed(tmp_path: Path) -> None:
+    oldest, older, running = runs(tmp_path)
+    assert storage.make_room(tmp_path, Retention(room_for(2.5), delete_oldest=True), running) == [oldest]
+    assert not oldest.exists() and older.exists() and running.exists()
+
+
+def test_running_and_marked_runs_are_never_deleted(tmp_path: Path) -> None:
+    marked, older, running = runs(tmp_path)
+    (marked / storage.KEEP_FILE).touch()
+    os.utime(marked, (0, 0))
+    with pytest.raises(StorageError, match="quota_gb"):
+        storage.make_room(tmp_path, Retention(room_for(0.5), delete_oldest=True), running)
+    assert marked.exists() and running.exists() and not older.exists()
+
+
+def test_run_stops_before_the_episode_that_would_exceed_the_quota(tmp_path: Path) -> None:
+    store = storage.FolderStore(tmp_path / "run", retention=Retention(room_for(0.5)))
+    store.check()
+    (store.folder / "messages.mcap").write_bytes(bytes(1_000_000))
+    with pytest.raises(StorageError, match="quota_gb"):
+        store.check()
 
 
 def test_existing_episode_is_not_overwritten(tmp_path: Path) -> None:
