@@ -16,6 +16,9 @@ import pytest
 
 pytestmark = pytest.mark.system
 
+QUICK = {"paired_episodes": 0, "latency_limit_ms": 1000.0}
+"""Parameters of the trainer: rounds that are short, and that a busy machine does not fail."""
+
 
 def made_up_run(folder: Path, episodes: int = 6) -> None:
     """Recorded episodes of noise, without costs."""
@@ -63,10 +66,10 @@ class Trained:
         asked = RunEpisodes.Goal(**{"scene": "standard", "count": 1, "seed": 0, "reset_after_halt": True, **goal})
         return self.client.run_episodes(asked, lambda feedback: None, lambda: None)
 
-    def set(self, **parameters: int) -> None:
+    def set(self, **parameters: int | float) -> None:
         """Set parameters of the trainer."""
         for name, value in parameters.items():
-            self.client.set_integer("trainer_node", name, value, lambda: None)
+            self.client.set_parameter("trainer_node", name, value, lambda: None)
 
     def kill(self) -> None:
         """SIGKILL the trainer, and wait until the graph has forgotten it."""
@@ -79,7 +82,7 @@ class Trained:
         program = start("fosp_trainer.trainer_node", "--ros-args", "-r", "__node:=trainer_node", *parameters)
         self.trainer_pid = program.process.pid
         self.eventually(self.trainer.server_is_ready, "the trainer")
-        self.set(paired_episodes=0)
+        self.set(**QUICK)
         return program
 
     def send_signal(self, node: str, number: int) -> None:
@@ -130,7 +133,7 @@ def graph(
         eventually(lambda: exited(up, run_folder) or not client.missing(services), "the graph")
         assert not exited(up, run_folder), up.output
         trained = Trained(client, run_folder, eventually, models)
-        trained.set(paired_episodes=0)
+        trained.set(**QUICK)
         yield trained
         assert "Traceback" not in run_folder.logs()
     assert up.stop(signal.SIGINT) == 0

@@ -100,11 +100,14 @@ class GraphClient:
         """Run a fine-tune round and wait for the result; cancels it when ``check`` raises."""
         return self._carry_out(self.trainer, goal, on_feedback, check, "the trainer node")
 
-    def set_integer(self, node: str, name: str, value: int, check: Check) -> None:
-        """Set an integer parameter of a node; raises ``SilenceError`` with its answer when it refuses."""
+    def set_parameter(self, node: str, name: str, value: int | float, check: Check) -> None:
+        """Set a number of a node; raises ``SilenceError`` with its answer when it refuses."""
         client = self.node.create_client(SetParameters, f"/{node}/set_parameters")
         self._wait(client.service_is_ready, check, f"the parameters of {node}")
-        content = ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=value)
+        if isinstance(value, int):
+            content = ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=value)
+        else:
+            content = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=value)
         future = client.call_async(SetParameters.Request(parameters=[Parameter(name=name, value=content)]))
         answer = self._wait(future.done, check, f"the parameters of {node}", future.result)
         if not answer.results[0].successful:

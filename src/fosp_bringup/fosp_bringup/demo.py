@@ -110,6 +110,9 @@ class Graph:
         }
         command = [sys.executable, "-m", "fosp_bringup.runner", *(part for pair in options.items() for part in pair)]
         command += ["--trainer"] if arguments.trainer else []
+        if arguments.use_sim_time:
+            command += ["--use-sim-time", "--real-time-factor", str(arguments.real_time_factor)]
+        command += [] if arguments.record_overview else ["--no-record-overview"]
         with log.open("w", encoding="utf-8") as output:
             self._process = subprocess.Popen(
                 command,
@@ -333,7 +336,7 @@ class Demo:
             left = float(feedback.seconds_left)
             tuning.hear(str(feedback.stage), int(feedback.step), int(feedback.steps), losses, left)
 
-        client.set_integer(names.TRAINER_NODE, "paired_episodes", self._options.paired_episodes, check)
+        client.set_parameter(names.TRAINER_NODE, "paired_episodes", self._options.paired_episodes, check)
         begin = time.monotonic()
         result = client.fine_tune(goal, on_feedback, check)
         done = Round.from_result(result, time.monotonic() - begin)

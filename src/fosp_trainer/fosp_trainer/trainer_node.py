@@ -65,6 +65,9 @@ PARAMETERS: Final = (
     ),
     Parameter("confidence", 0.9, "Of the gate's one-sided bounds.", low=0.5, high=0.999),
     Parameter("violation_margin", 0.1, "Rise of the violation rate that counts as not worse.", low=0.001, high=1.0),
+    Parameter(
+        "latency_limit_ms", 20.0, "Median policy step that a new model may take at most.", "ms", low=0.1, high=1000.0
+    ),
     Parameter("kept_rounds", models.KEPT, "Models of rounds that are kept.", low=1, high=1000),
     Parameter(
         "rest_timeout_s", 60.0, "Longest wait for the end of an episode before a swap.", "s", low=0.0, high=3600.0
@@ -216,7 +219,9 @@ class TrainerNode(ManagedNode):
             datasets=tuple(name for name in self._p.string("datasets").split(":") if name),
             paired_episodes=self._p.integer("paired_episodes"),
             settings=gate.Settings(
-                confidence=self._p.float("confidence"), violation_margin=self._p.float("violation_margin")
+                confidence=self._p.float("confidence"),
+                violation_margin=self._p.float("violation_margin"),
+                latency_ms=self._p.float("latency_limit_ms"),
             ),
         )
         self.get_logger().info(f"fine-tuning {current.name} on {', '.join(run.name for run in order.runs)}")
