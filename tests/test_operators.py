@@ -266,6 +266,15 @@ def test_order_to_a_silent_node_ends_with_its_name(bench: OperatorBench, hasty: 
     assert len(asked) == 1 and bench.desk.running is None
 
 
+def test_arm_on_its_way_home_is_stopped_by_cancel(bench: OperatorBench) -> None:
+    bench.serve(Trigger, names.ARM_HOME, answers=False)
+    stops = bench.serve(Trigger, names.ARM_HOME_CANCEL)
+    bench.order(Order.HOME)
+    bench.desk.ask(Order.CANCEL)
+    bench.until(lambda: stops, "the request to stop")
+    bench.reads("Cancel: as you wish")
+
+
 def test_monitor_gets_its_model_back_when_the_policy_is_silent(bench: OperatorBench, hasty: None) -> None:
     status = bench.client.create_publisher(SafetyStatus, names.SAFETY_STATUS, qos.STATUS)
     status.publish(SafetyStatus(model_id="tiny"))

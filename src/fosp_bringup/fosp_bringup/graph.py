@@ -296,7 +296,8 @@ def remappings(arguments: Arguments) -> list[tuple[str, str]]:
     if not arguments.namespace:
         return []
     moved: list[str] = []
-    for name in sorted({v for v in vars(names).values() if isinstance(v, str) and v.startswith("/")}):
+    declared = {v for k, v in vars(names).items() if k.isupper() and isinstance(v, str) and v.startswith("/")}
+    for name in sorted(declared):
         is_action = name in (names.RUN_EPISODES, names.FINE_TUNE)
         moved += [f"{name}/_action/{part}" for part in ACTION_PARTS] if is_action else [name]
     return [(name, f"/{arguments.namespace.strip('/')}{name}") for name in moved]

@@ -28,6 +28,8 @@ from fosp_ros.runner import EXIT_CONFIGURATION
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 RESPAWN_DELAY_S: Final = 2.0
+TIDY_END_S: Final = "20"
+"""How long a node may take to end after Ctrl-C, and after SIGTERM: on a busy machine more than the 5 s of launch."""
 _SIMILAR: Final = 0.75
 
 
@@ -112,6 +114,8 @@ def _action(spec: NodeSpec, arguments: Arguments) -> Node:
         "emulate_tty": True,
         "respawn": spec.respawn,
         "respawn_delay": RESPAWN_DELAY_S,
+        "sigterm_timeout": TIDY_END_S,
+        "sigkill_timeout": TIDY_END_S,
         "additional_env": environment,
     }
     if _managed(spec):

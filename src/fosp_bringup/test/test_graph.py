@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,9 +17,11 @@ from fosp_bringup.graph import (
     GraphError,
     nodes,
     parameters_yaml,
+    remappings,
     services,
 )
 from fosp_core.task import ARM_JOINTS
+from fosp_ros import names
 
 
 def names_of(arguments: Arguments) -> list[str]:
@@ -129,6 +132,15 @@ def test_monitor_allows_for_the_steps_of_a_simulated_clock_and_for_nothing_else(
 def test_monitor_is_told_whether_it_needs_a_calibrated_model(required: bool) -> None:
     specs = {spec.name: spec.parameters for spec in nodes(Arguments(require_calibration=required))}
     assert specs["safety_monitor"]["require_calibration"] is required
+
+
+def test_namespace_moves_the_names_of_the_graph_and_nothing_else() -> None:
+    assert remappings(Arguments()) == []
+    rules = dict(remappings(Arguments(namespace="/left/")))
+    assert all(re.fullmatch(r"(/[a-z_]+)+", name) and to == f"/left{name}" for name, to in rules.items())
+    assert {names.CAMERA_IMAGE, names.ARM_COMMAND, names.SAFETY_HALT, names.SERVO_TWIST} <= set(rules)
+    assert f"{names.RUN_EPISODES}/_action/send_goal" in rules and names.RUN_EPISODES not in rules
+    assert "/clock" not in rules
 
 
 def test_model_is_another_name_of_bundle_and_two_models_are_refused() -> None:
