@@ -33,6 +33,8 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         "second_publisher",
         "parameter_live",
         "bundle_hash",
+        "swap_in_motion",
+        "reachability_nan",
     ],
 )
 def test_a_fault_leads_to_a_hold_with_its_reason_and_a_way_back(suite: Any, name: str) -> None:

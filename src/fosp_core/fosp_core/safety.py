@@ -99,7 +99,7 @@ _REASON_TEXT = {
     Reason.BAD_ACTION: "the action is not finite, has the wrong length or leaves [-1, 1]",
     Reason.BAD_ASSESSMENT: "the risk estimate is not a finite probability",
     Reason.OUT_OF_DISTRIBUTION: "the scene is unlike anything the model was calibrated on",
-    Reason.RISK_HALT: "every candidate action is predicted to violate",
+    Reason.RISK_HALT: "the proposed action and every way out are predicted to violate",
     Reason.OUTSIDE_WORKSPACE: "the tool is outside of the workspace",
     Reason.ARM_MOVES: "the arm moves although it was told to hold",
     Reason.SECOND_PUBLISHER: "somebody else publishes arm commands",

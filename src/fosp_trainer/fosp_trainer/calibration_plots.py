@@ -69,7 +69,7 @@ def recall(axes: Axes, figures: Mapping[str, Any]) -> None:
     steps = figures["settings"]["lead_steps"]
     axes.set_title(f"Violations announced ≥ {steps * CONTROL_PERIOD_S:.1f} s ahead")
     _line(axes, curves["thresholds"], curves["recall"], BLUE, "the action is vetoed")
-    _line(axes, curves["thresholds"], curves["recall_by_halts"], AMBER, "every candidate is")
+    _line(axes, curves["thresholds"], curves["recall_by_halts"], AMBER, "so is every way out")
     asked = 1.0 - figures["settings"]["missed"]
     axes.axhline(asked, color=GREEN, linewidth=0.9, linestyle=":")
     axes.annotate("asked", (0.01, asked), xycoords=("axes fraction", "data"), va="top", color=GREEN)
