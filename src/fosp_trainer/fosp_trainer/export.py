@@ -150,7 +150,8 @@ def _write_graph(
 
 @torch.no_grad()
 def parity_error(agent: Agent, bundle: Bundle, frames: Frames, episodes: int = PARITY_EPISODES) -> float:
-    """Largest difference between torch and ONNX Runtime over whole episodes back to back, resets included.
+    """Largest difference between torch and ONNX Runtime over whole episodes back to back, resets included; relative
+    for values above 1.
 
     Where two classes of a categorical are equally likely to float precision either may be the mode; from such a frame
     on the two states differ by right, so torch continues from the state that ONNX Runtime chose.
@@ -193,7 +194,9 @@ def parity_error(agent: Agent, bundle: Bundle, frames: Frames, episodes: int = P
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
-    return float((a.float().flatten() - b.float().flatten()).abs().max())
+    """Largest difference; relative where values are larger than 1 (lengths of ways are up to 200)."""
+    x, y = a.float().flatten(), b.float().flatten()
+    return float(((x - y).abs() / y.abs().clamp_min(1.0)).max())
 
 
 def export_bundle(
