@@ -361,9 +361,8 @@ def _varied_cuboid(rng: np.random.Generator) -> Item:
     """Sizes and greens around the standard ones, some lying; what transfer and shifted scenes show stays unseen."""
     x, y = (float(side) for side in rng.uniform(0.045, 0.11, 2))
     length, rgb = float(rng.uniform(0.12, 0.20)), _shade(rng, (0.22, 0.50))
-    if rng.random() < 0.45:
-        thick = float(rng.uniform(0.045, 0.08))
-        return Item("box", (thick, thick, length), (0.0, 0.0), rgb, lying=True)
+    if rng.random() < 0.3:
+        return Item("box", (x, x, length), (0.0, 0.0), rgb, lying=True)
     return Item("box", (x, y, length), (0.0, 0.0), rgb)
 
 
