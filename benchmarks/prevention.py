@@ -12,6 +12,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import signal
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -183,6 +184,7 @@ def main(options: Options) -> None:
     total = sum(len(job[-1]) for job in jobs)
     episodes: list[Episode] = []
     interrupted = False
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     pool = ProcessPoolExecutor(options.workers, mp_context=get_context("spawn"))
     try:
         futures: list[Future[list[Episode]]] = [pool.submit(run, *job) for job in jobs]
