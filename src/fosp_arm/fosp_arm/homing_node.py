@@ -57,6 +57,12 @@ PARAMETERS = (
         "joint_margin_rad", 0.05, "Distance that joints keep from their limits.", "rad", 0.01, 0.5, read_only=True
     ),
     Parameter("planning_time_s", 2.0, "Longest time for a plan of MoveIt.", "s", 0.1, 30.0, read_only=True),
+    Parameter(
+        "joint_timeout_s", 0.2, "Age of the joint states at which the arm stops.", "s", 0.03, 2.0, read_only=True
+    ),
+    Parameter("command_timeout_s", 0.2, "Silence of the monitor at which it stops.", "s", 0.05, 2.0, read_only=True),
+    Parameter("tracking_limit_rad", 0.15, "Lag behind the target at which it stops.", "rad", 0.02, 1.0, read_only=True),
+    Parameter("rest_time_s", 0.5, "Time without motion before the arm sets out.", "s", 0.1, 10.0, read_only=True),
     Parameter("arrival_timeout_s", 3.0, "Longest wait for the arm at the end of a leg.", "s", 0.5, 30.0),
 )
 PERIOD_S: Final = 1.0 / COMMAND_HZ
@@ -84,7 +90,12 @@ class HomingNode(Node):
         urdf = p.string("urdf") or str(fosp_description.urdf_path())
         srdf = p.string("srdf") or str(fosp_description.srdf_path())
         self._limits = Limits(
-            tool_speed_m_s=p.float("tool_speed_m_s"), joint_speed_fraction=p.float("joint_speed_fraction")
+            joints_age_s=p.float("joint_timeout_s"),
+            command_age_s=p.float("command_timeout_s"),
+            rest_s=p.float("rest_time_s"),
+            tool_speed_m_s=p.float("tool_speed_m_s"),
+            joint_speed_fraction=p.float("joint_speed_fraction"),
+            tracking_rad=p.float("tracking_limit_rad"),
         )
         self._home = np.array([p.float(f"home_{axis}") for axis in "xyz"])
         self._ik = MinkBackend(urdf, p.float("joint_margin_rad"), 1.0)

@@ -25,6 +25,8 @@ from fosp_ros.messages import twist
 from fosp_ros.testing import ABOVE_THE_TABLE, Bench
 
 HOME = (0.36, 0.0, 0.10)
+SLACK = {"joint_timeout_s": 1.0, "command_timeout_s": 1.0, "rest_time_s": 1.0}
+"""No test is about speed."""
 
 
 class Arm(Bench[HomingNode]):
@@ -113,7 +115,8 @@ class Arm(Bench[HomingNode]):
 
 @pytest.fixture
 def arm() -> Iterator[Arm]:
-    with Arm(HomingNode, {"tool_speed_m_s": 0.25, "joint_speed_fraction": 0.5}) as it:
+    quick = {"tool_speed_m_s": 0.25, "joint_speed_fraction": 0.5, "tracking_limit_rad": 0.6}
+    with Arm(HomingNode, {**SLACK, **quick}) as it:
         yield it
 
 
@@ -150,7 +153,8 @@ def test_arm_does_not_set_out_while_it_is_moved_or_nobody_watches(arm: Arm) -> N
     assert "the arm is being moved" in arm.home().message
     arm.velocity = np.zeros(3)
     arm.streams = False
-    assert "the safety monitor sends no commands" in arm.home().message
+    # Neither commands nor its status come any more.
+    assert "the safety monitor" in arm.home().message
     assert arm.sent == []
 
 
@@ -182,16 +186,17 @@ def test_operator_stops_the_arm_on_its_way_and_only_then(arm: Arm) -> None:
     assert arm.home().success
 
 
-def test_arm_that_does_not_follow_is_given_up(arm: Arm) -> None:
-    arm.follows = False
-    answer = arm.home()
-    assert not answer.success and "the arm does not follow" in answer.message
-    # The last word is to stay where it is.
-    np.testing.assert_allclose(arm.sent[-1], arm.measured, atol=1e-9)
+def test_arm_that_does_not_follow_is_given_up() -> None:
+    with Arm(HomingNode, SLACK) as arm:
+        arm.follows = False
+        answer = arm.home()
+        assert not answer.success and "the arm does not follow" in answer.message
+        # The last word is to stay where it is.
+        arm.until(lambda: arm.sent and np.array_equal(arm.sent[-1], arm.measured), "a hold")
 
 
 def test_end_of_the_node_stops_the_arm() -> None:
-    with Arm(HomingNode) as arm:
+    with Arm(HomingNode, SLACK) as arm:
         arm.on_its_way()
         arm.node.close()
         assert not arm.node._thread.is_alive()
