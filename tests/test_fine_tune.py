@@ -16,6 +16,8 @@ import pytest
 
 pytestmark = pytest.mark.system
 
+ROUND_S = 400.0
+"""Longest wait for a stage of a round: the trainer yields to everything else on the machine."""
 QUICK = {"paired_episodes": 0, "latency_limit_ms": 1000.0}
 """Parameters of the trainer: rounds that are short, and that a busy machine does not fail."""
 
@@ -64,7 +66,12 @@ class Trained:
         from fosp_interfaces.action import RunEpisodes
 
         asked = RunEpisodes.Goal(**{"scene": "standard", "count": 1, "seed": 0, "reset_after_halt": True, **goal})
-        return self.client.run_episodes(asked, lambda feedback: None, lambda: None)
+        for _ in range(10):
+            result = self.client.run_episodes(asked, lambda feedback: None, lambda: None)
+            # on a busy machine frames come too late to let the monitor leave a halt
+            if result.success or "stays halted" not in result.message:
+                break
+        return result
 
     def set(self, **parameters: int | float) -> None:
         """Set parameters of the trainer."""
@@ -81,7 +88,7 @@ class Trained:
         parameters = ("--params-file", str(self.run.path / "parameters.yaml"))
         program = start("fosp_trainer.trainer_node", "--ros-args", "-r", "__node:=trainer_node", *parameters)
         self.trainer_pid = program.process.pid
-        self.eventually(self.trainer.server_is_ready, "the trainer")
+        self.eventually(self.trainer.server_is_ready, "the trainer", ROUND_S)
         self.set(**QUICK)
         return program
 
@@ -104,7 +111,7 @@ class Trained:
     def end(self, handle: Any) -> Any:
         """Status and result of a goal."""
         result = handle.get_result_async()
-        self.eventually(result.done, "the end of the round", 300.0)
+        self.eventually(result.done, "the end of the round", ROUND_S)
         return result.result()
 
     def tune(self, **goal: Any) -> tuple[Any, list[Any]]:
@@ -180,7 +187,7 @@ def test_second_round_is_refused_and_a_cancelled_one_leaves_nothing(graph: Train
     made_up_run(graph.records / "made-up")
     heard: list[Any] = []
     first = graph.begin(heard, steps=100_000)
-    graph.eventually(lambda: any(f.stage == "world_model" for f in heard), "a gradient step")
+    graph.eventually(lambda: any(f.stage == "world_model" for f in heard), "a gradient step", ROUND_S)
     result, _ = graph.tune()
     assert not result.success and "another round is going on" in result.message
     first.cancel_goal_async()
@@ -228,9 +235,11 @@ def test_trainer_killed_while_collecting_training_exporting_or_gating_harms_nobo
         graph.set(paired_episodes=500 if stage == "gate" else 0)
         heard: list[Any] = []
         graph.begin(heard, steps=steps, episodes=["made-up"])
-        graph.eventually(lambda h=heard, s=stage: any(f.stage == s for f in h), f"stage {stage}")
+        graph.eventually(lambda h=heard, s=stage: any(f.stage == s for f in h), f"stage {stage}", ROUND_S)
         if stage == "gate":
-            graph.eventually(lambda h=heard: any(f.stage == "gate" and f.steps > 1 for f in h), "a paired episode")
+            graph.eventually(
+                lambda h=heard: any(f.stage == "gate" and f.steps > 1 for f in h), "a paired episode", ROUND_S
+            )
         graph.kill()
         unharmed(stage)
 
@@ -253,7 +262,7 @@ def test_trainer_killed_in_the_swap_leaves_one_model_for_all_after_its_next_star
     try:
         heard: list[Any] = []
         graph.begin(heard, steps=2, episodes=["made-up"])
-        graph.eventually(lambda: any(f.stage == "swap" for f in heard), "the swap")
+        graph.eventually(lambda: any(f.stage == "swap" for f in heard), "the swap", ROUND_S)
         graph.eventually(lambda: models.unfinished_swap(graph.models) is not None, "the note of the swap")
         if stopped == "policy_node":
             graph.eventually(lambda: graph.monitored_model() == "small-r1", "the monitor to load")
