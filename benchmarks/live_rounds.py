@@ -34,6 +34,7 @@ from fosp_bringup.domain import free_domain
 from fosp_bringup.graph import Arguments
 from fosp_bringup.second_act import Round
 from fosp_bringup.summary import load_episodes, summarize
+from fosp_core.bundle import load_bundle
 from fosp_core.statistics import summarize_latency, wilson_interval
 from fosp_core.task import TRANSFER_SCENES, data_seed, evaluation_seed
 from fosp_interfaces.action import FineTune, RunEpisodes
@@ -300,13 +301,13 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
     return shown
 
 
-def finished_rows(path: Path, options: Options, model_id: str) -> list[dict[str, Any]]:
+def finished_rows(path: Path, options: Options, model_hash: str) -> list[dict[str, Any]]:
     """Rows of an earlier run of these settings and this model; none when there was none."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["figures"]["rows"]
     except (OSError, ValueError, KeyError):
         return []
-    return [row for row in rows if row["settings"] == options.settings() and row["model_id"] == model_id]
+    return [row for row in rows if row["settings"] == options.settings() and row["model_hash"] == model_hash]
 
 
 def main(options: Options) -> int:
@@ -325,7 +326,8 @@ def main(options: Options) -> int:
             use_sim_time=options.real_time_factor != 1.0,
         )
     )
-    rows = finished_rows(RESULTS / f"{options.name}.json", options, Path(arguments.bundle).name)
+    model_hash = load_bundle(root / arguments.bundle).graphs_hash
+    rows = finished_rows(RESULTS / f"{options.name}.json", options, model_hash)
     failures = 0
     for scene in options.scenes:
         for seed in options.seeds:
@@ -344,7 +346,7 @@ def main(options: Options) -> int:
                     failures += 1
                     console.print(f"{scene}, seed {seed}: {error}", style="red", highlight=False, markup=False)
                     continue
-            rows.append(row)
+            rows.append({**row, "model_hash": model_hash})
             record(options.name, {**_finite(aggregate(rows)), "rows": _finite(rows)})
             told = f"{scene}, seed {seed}: {row['round']['message']}"
             console.print(told, highlight=False, markup=False, soft_wrap=True)
