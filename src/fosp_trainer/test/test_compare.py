@@ -133,6 +133,26 @@ def test_rows_share_the_world_model_and_the_training_where_they_can(
     assert not exported["no-expansion-0"][0].fine_tune.expansion
 
 
+def test_fine_tuned_rows_are_told_before_and_after_and_against_fosp(
+    run: Path, world: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here fosp learns from its round and the one policy does not."""
+
+    def few_shot(bundle: Path, scene: str, episodes: int, **more: Any) -> dict[str, Any]:
+        assert (scene, episodes, more["evaluation_episodes"], more["data"]) == ("new_objects", 4, 10, ("made-up",))
+        before = summarize([record(i, i < 4, False) for i in range(10)])
+        after = summarize([record(i, bundle.name == "fosp-0" or i < 4, False) for i in range(10)])
+        return {"zero_shot": before, "fine_tuned": after}
+
+    monkeypatch.setattr(compare, "few_shot", few_shot)
+    plan = plan_for(run, tmp_path, variants=("fosp", "no-expansion"), few_shot="new_objects", few_shot_episodes=4)
+    rows = Comparison(plan).run()["rows"]
+    assert rows["fosp"]["few_shot"]["fine_tuned"]["success_rate"] == 1.0
+    told = rows["no-expansion"]["few_shot"]
+    assert told["zero_shot"]["success_difference"] == 0.0
+    assert told["fine_tuned"]["success_difference"] == pytest.approx(-0.6)
+
+
 def test_an_interrupted_comparison_goes_on_where_it_stopped(
     run: Path,
     world: list[dict[str, Any]],
