@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 pytestmark = pytest.mark.system
 
@@ -80,7 +83,7 @@ class Launcher:
     def interrupt(self) -> int:
         """Ctrl-C: a terminal sends it to the launcher and to its nodes. Returns the exit code."""
         os.killpg(self.process.pid, signal.SIGINT)
-        return self.process.wait(60)
+        return self.process.wait(120)
 
     def end(self) -> None:
         """Leave nothing behind."""
@@ -101,6 +104,13 @@ def launch(tmp_path: Path, domain: int) -> Iterator[Launch]:
     yield start
     for launcher in started:
         launcher.end()
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def folders(models: Path, tmp_path: Path) -> list[str]:
@@ -264,6 +274,82 @@ def test_real_robot_in_a_dry_run_is_laid_out_by_an_operator_and_never_moved(
     assert launcher.interrupt() == 0
 
 
+def test_everything_but_the_clock_moves_into_a_namespace_and_an_episode_runs_there(
+    launch: Launch, models: Path, tmp_path: Path, domain: int, eventually: Any
+) -> None:
+    from rclpy.action import ActionClient
+
+    from fosp_bringup import graph
+    from fosp_bringup.client import GraphClient
+    from fosp_interfaces.action import RunEpisodes
+    from fosp_ros import names
+
+    arguments = ("namespace:=left", "use_sim_time:=true", "model:=safereach/tiny", "record:=false")
+    launcher = launch("fosp_bringup", "safereach.launch.py", *arguments, *folders(models, tmp_path))
+    services = [f"/left{name}" for name in graph.services(graph.Arguments())]
+    with GraphClient() as client:
+        eventually(lambda: launcher.process.poll() is not None or not client.missing(services), "the graph")
+        assert launcher.process.poll() is None, launcher.output
+        runs: Any = ActionClient(client.node, RunEpisodes, f"/left{names.RUN_EPISODES}")
+        eventually(runs.server_is_ready, "the action server")
+        sent = runs.send_goal_async(RunEpisodes.Goal(scene="standard", count=1, reset_after_halt=True))
+        eventually(sent.done, "the goal")
+        result = sent.result().get_result_async()
+        eventually(result.done, "the result")
+        assert result.result().result.success, result.result().result.message
+        offered, wanted, served, asked = set[str](), set[str](), set[str](), set[str]()
+        for node, space in client.node.get_node_names_and_namespaces():
+            if space == "/left":
+                offered |= {t for t, _ in client.node.get_publisher_names_and_types_by_node(node, space)}
+                wanted |= {t for t, _ in client.node.get_subscriber_names_and_types_by_node(node, space)}
+                served |= {t for t, _ in client.node.get_service_names_and_types_by_node(node, space)}
+                asked |= {t for t, _ in client.node.get_client_names_and_types_by_node(node, space)}
+    everywhere = {"/clock", "/parameter_events", "/rosout"}
+    assert {topic for topic in offered | wanted if not topic.startswith("/left/")} <= everywhere
+    # Whoever listens is spoken to; nobody brings the arm home here.
+    assert wanted - offered <= {f"/left{names.ARM_HOMING}"}
+    assert asked and asked <= served
+    recorded = next((tmp_path / "records").glob("*/episode_*"))
+    assert (recorded / "episode.json").exists() and not list(recorded.glob("*.mcap"))
+    assert launcher.interrupt() == 0
+
+
+def test_trainer_and_operators_tools_are_there_when_asked_for_and_the_arm_is_brought_home(
+    launch: Launch, models: Path, tmp_path: Path, domain: int, eventually: Any
+) -> None:
+    import numpy as np
+    from std_srvs.srv import Trigger
+
+    import fosp_description
+    from fosp_bringup import graph
+    from fosp_bringup.client import GraphClient
+    from fosp_ros import names
+    from fosp_ros.kinematics import Chain
+
+    # On a busy machine the arm must not stop for a late message.
+    patient = {"joint_timeout_s": 2.0, "command_timeout_s": 2.0, "tracking_limit_rad": 1.0}
+    parameters = tmp_path / "parameters.yaml"
+    parameters.write_text(yaml.safe_dump({"/homing_node": {"ros__parameters": patient}}))
+    arguments = ("trainer:=true", "console:=true", f"console_port:={free_port()}", f"parameters:={parameters}")
+    launcher = launch("fosp_bringup", "safereach.launch.py", *arguments, *folders(models, tmp_path))
+    services = [*graph.services(graph.Arguments(trainer=True)), names.ARM_HOME]
+    with GraphClient() as client:
+        eventually(lambda: launcher.process.poll() is not None or not client.missing(services), "the graph")
+        assert launcher.process.poll() is None, launcher.output
+        assert {"trainer_node", "console_node", "homing_node"} <= set(launcher.nodes())
+        wait_until_active(client, "trainer_node", eventually)
+        assert run_episodes(client).success
+        home = client.node.create_client(Trigger, names.ARM_HOME)
+        eventually(home.service_is_ready, "the homing node")
+        answer = home.call_async(Trigger.Request())
+        eventually(answer.done, "the arm at home")
+        assert answer.result().success, answer.result().message
+        tool = Chain.from_urdf(fosp_description.urdf_path()).position(client._joints[-1][1])
+        np.testing.assert_allclose(tool, [0.36, 0.0, 0.10], atol=0.03)
+    assert launcher.interrupt() == 0
+    assert launcher.nodes() == {}
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
@@ -273,6 +359,11 @@ def test_real_robot_in_a_dry_run_is_laid_out_by_an_operator_and_never_moved(
         ("parameters:=absent.yaml", "parameters: no such file: absent.yaml"),
         ("scene:=kitchen", "unknown scene 'kitchen'"),
         ("bundle:=safereach/absent", "no such bundle"),
+        ("model:=safereach/absent", "no such bundle"),
+        ("arm_backend:=magic", "arm_backend must be one of ik, servo, moveit, got 'magic'"),
+        ("trainer:=perhaps", "trainer must be true or false, got 'perhaps'"),
+        ("record:=1", "record must be true or false, got '1'"),
+        ("namespace:=9lives", "namespace must be names joined by '/', got '9lives'"),
     ],
 )
 def test_wrong_argument_is_named_in_one_line_and_nothing_starts(
@@ -282,6 +373,24 @@ def test_wrong_argument_is_named_in_one_line_and_nothing_starts(
     assert launcher.process.wait(120) != 0
     assert message in launcher.output and "Traceback" not in launcher.output
     assert "process started" not in launcher.output
+
+
+@pytest.mark.parametrize(
+    ("argument", "package"),
+    [("arm_backend:=servo", "moveit_servo"), ("rviz:=true", "rviz2"), ("sim:=gazebo", "ros_gz_sim")],
+)
+def test_package_that_is_not_installed_is_named_and_nothing_starts(
+    launch: Launch, models: Path, tmp_path: Path, argument: str, package: str
+) -> None:
+    from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+
+    with contextlib.suppress(PackageNotFoundError):
+        get_package_prefix(package)
+        pytest.skip(f"{package} is installed here")
+    launcher = launch("fosp_bringup", "safereach.launch.py", *folders(models, tmp_path), argument)
+    assert launcher.process.wait(120) != 0
+    assert "not installed: " in launcher.output and package in launcher.output
+    assert "Traceback" not in launcher.output and "process started" not in launcher.output
 
 
 def test_arguments_are_described(tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler, Shutdown
 from launch.event_handlers import OnProcessExit, OnProcessStart
 from launch.events import matches_action
@@ -61,6 +62,18 @@ def check_names(given: Sequence[str]) -> None:
             raise GraphError(f"unknown argument {name!r}; did you mean {similar[0]!r}?")
 
 
+def check_installed(packages: Iterable[str]) -> None:
+    """Raise ``GraphError`` that names every package that is not there, before anything starts."""
+    missing = []
+    for package in sorted(set(packages)):
+        try:
+            get_package_prefix(package)
+        except PackageNotFoundError:
+            missing.append(package)
+    if missing:
+        raise GraphError(f"not installed: {', '.join(missing)}; see docs/ros.md (rosdep install --from-paths src)")
+
+
 def _entities(context: LaunchContext, roles: Sequence[str]) -> list[LaunchDescriptionEntity]:
     check_names(list(context.launch_configurations))
     values = {f.name: LaunchConfiguration(f.name).perform(context) for f in fields(Arguments)}
@@ -68,6 +81,7 @@ def _entities(context: LaunchContext, roles: Sequence[str]) -> list[LaunchDescri
     if "policy" in roles:
         arguments = runner.chosen_bundle(arguments)
     specs = [spec for spec in graph.nodes(arguments) if spec.role in roles]
+    check_installed(spec.package for spec in specs)
     actions = {spec.name: _action(spec, arguments) for spec in specs}
     managed = [actions[spec.name] for spec in specs if _managed(spec)]
     handlers = [handler for node in managed for handler in _bring_up(node)]

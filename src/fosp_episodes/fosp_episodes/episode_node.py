@@ -125,7 +125,8 @@ class EpisodeNode(Node):
         self._start_scene: Client[Any, Any] = self.create_client(Trigger, names.SCENE_START)
         self._stop_scene: Client[Any, Any] = self.create_client(Trigger, names.SCENE_STOP)
         self._reset_monitor: Client[Any, Any] = self.create_client(Trigger, names.SAFETY_RESET)
-        policy = f"/{names.POLICY_NODE}"
+        # Relative: the policy node of the same namespace.
+        policy = names.POLICY_NODE
         self._get_policy: Client[Any, Any] = self.create_client(GetParameters, f"{policy}/get_parameters")
         self._set_policy: Client[Any, Any] = self.create_client(SetParameters, f"{policy}/set_parameters")
 
