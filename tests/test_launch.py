@@ -341,9 +341,21 @@ def test_trainer_and_operators_tools_are_there_when_asked_for_and_the_arm_is_bro
         assert run_episodes(client).success
         home = client.node.create_client(Trigger, names.ARM_HOME)
         eventually(home.service_is_ready, "the homing node")
-        answer = home.call_async(Trigger.Request())
-        eventually(answer.done, "the arm at home")
-        assert answer.result().success, answer.result().message
+        reset = client.node.create_client(Trigger, names.SAFETY_RESET)
+        eventually(reset.service_is_ready, "the monitor")
+
+        def ask(service: Any) -> Any:
+            answer = service.call_async(Trigger.Request())
+            eventually(answer.done, "an answer")
+            return answer.result()
+
+        # The monitor of a busy machine may have halted for late frames, and the arm stays where it is then.
+        for _ in range(10):
+            said = ask(home)
+            if said.success or "halted" not in said.message:
+                break
+            ask(reset)
+        assert said.success, said.message
         tool = Chain.from_urdf(fosp_description.urdf_path()).position(client._joints[-1][1])
         np.testing.assert_allclose(tool, [0.36, 0.0, 0.10], atol=0.03)
     assert launcher.interrupt() == 0
