@@ -264,7 +264,7 @@ class ActorConfig:
     weight_clip: float = 20.0
     kappa: float = 1.0
     """Weight of Q_c against Q_r (both in units of their advantage's percentile range)."""
-    bc_weight: float = 3.0
+    bc_weight: float = 10.0
     """Weight of behaviour cloning beside the critic in ``pg_bc``."""
     feasibility: bool = True
     """Weigh Q_r by u = 1 - p(s)."""
