@@ -12,7 +12,7 @@ env: ## Prepare the Python environment
 build: ## Build the workspace
 	@scripts/build.sh
 
-demo: ## Run SafeReach in simulation: the real graph, ten episodes, a report
+demo: ## Run SafeReach in simulation: the real graph, episodes, a fine-tune round, a report
 	@./run fosp-demo
 
 faults: ## Inject every fault of the safety contract into the running graph (one: make faults ONLY=image_black)
