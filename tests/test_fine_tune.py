@@ -18,7 +18,7 @@ pytestmark = pytest.mark.system
 
 ROUND_S = 400.0
 """Longest wait for a stage of a round: the trainer yields to everything else on the machine."""
-QUICK = {"paired_episodes": 0, "latency_limit_ms": 1000.0}
+QUICK = {"paired_episodes": 0, "latency_limit_ms": 1000.0, "latency_ratio": 100.0}
 """Parameters of the trainer: rounds that are short, and that a busy machine does not fail."""
 
 

@@ -94,7 +94,7 @@ def test_policy_grants_what_the_running_graph_does_and_nothing_else(
 
     def compare(nodes: set[str], but: str = "") -> None:
         with GraphClient() as client, contextlib.suppress(pytest.fail.Exception):
-            eventually(lambda: agrees(client, nodes, but), "agreement")
+            eventually(lambda: agrees(client, nodes, but), "agreement", timeout_s=180.0)
         assert not found, "\n".join(found)
 
     common = ("--models-root", str(models), "--use-sim-time", "--when-node-exits", "keep")
@@ -110,6 +110,9 @@ def test_policy_grants_what_the_running_graph_does_and_nothing_else(
     compare({*core, "simulation_node", "trainer_node", "console_node", "rviz_node"}, dry)
     for program in programs:
         program.stop()
+    # A graph is not started beside one that others still hear of.
+    with GraphClient() as client:
+        eventually(lambda: not core & set(observed(client.node)), "the end of the first graph")
 
     # A real robot's graph, without the robot; and an arm node that may only say what it would do.
     images = tmp_path / "images"

@@ -68,6 +68,9 @@ PARAMETERS: Final = (
     Parameter(
         "latency_limit_ms", 20.0, "Median policy step that a new model may take at most.", "ms", low=0.1, high=1000.0
     ),
+    Parameter(
+        "latency_ratio", 1.5, "How many times the current model's median policy step it may take.", low=1.0, high=100.0
+    ),
     Parameter("kept_rounds", models.KEPT, "Models of rounds that are kept.", low=1, high=1000),
     Parameter(
         "rest_timeout_s", 60.0, "Longest wait for the end of an episode before a swap.", "s", low=0.0, high=3600.0
@@ -222,6 +225,7 @@ class TrainerNode(ManagedNode):
                 confidence=self._p.float("confidence"),
                 violation_margin=self._p.float("violation_margin"),
                 latency_ms=self._p.float("latency_limit_ms"),
+                latency_ratio=self._p.float("latency_ratio"),
             ),
         )
         self.get_logger().info(f"fine-tuning {current.name} on {', '.join(run.name for run in order.runs)}")
