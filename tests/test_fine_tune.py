@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -141,6 +142,8 @@ def graph(
         assert not exited(up, run_folder), up.output
         trained = Trained(client, run_folder, eventually, models)
         trained.set(**QUICK)
+        # A server is known before its answers find their way back, and nothing tells when they do.
+        time.sleep(3.0)
         yield trained
         assert "Traceback" not in run_folder.logs()
     assert up.stop(signal.SIGINT) == 0
