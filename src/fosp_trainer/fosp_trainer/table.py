@@ -92,6 +92,11 @@ def goal_target(goal: Tensor) -> Tensor:
     return weights.flatten(1)
 
 
+def mean_place(weights: Tensor, along: Tensor) -> Tensor:
+    """Mean place (N, 2) in metres of weights (N, C, C) that sum to 1, with the cells' centres (2, C)."""
+    return torch.stack([weights.sum(2) @ along[0], weights.sum(1) @ along[1]], -1)
+
+
 class Reader(nn.Module):
     """Features of the image encoder at three scales to a reading.
 
@@ -168,7 +173,7 @@ class Geometry(nn.Module):
     def table(self, cover: Tensor, goal: Tensor) -> Table:
         """The table that beliefs (N, C, C) describe."""
         weights = torch.softmax(goal.flatten(1), -1).unflatten(1, (CELLS, CELLS))
-        place = torch.stack([weights.sum(2) @ self.along[0], weights.sum(1) @ self.along[1]], -1)
+        place = mean_place(weights, self.along)
         near, levels = self.clearance(torch.sigmoid(cover))
         return Table(cover, goal, near, self.way(levels, place), place)
 
@@ -258,8 +263,6 @@ def reading_loss(
     log_p = torch.log_softmax(goal.flatten(1), -1)
     target = goal_target(place)
     cross = -(target * log_p).sum(-1).mean()
-    xs, ys = centres().to(goal.device)
-    p = log_p.exp().unflatten(1, (CELLS, CELLS))
-    mean = torch.stack([p.sum(2) @ xs, p.sum(1) @ ys], -1)
+    mean = mean_place(log_p.exp().unflatten(1, (CELLS, CELLS)), centres().to(goal.device))
     off = F.smooth_l1_loss(mean / task.TABLE_CELL_M, place[:, :2] / task.TABLE_CELL_M)
     return covered, cross + off
