@@ -20,13 +20,13 @@ PATIENCE_S = 120.0
 
 
 class Program:
-    """A program of the project in a process of its own, with its output in a file."""
+    """A program of the project in a process of its own, in this process's ROS domain, with its output in a file."""
 
-    def __init__(self, module: str, *arguments: str, log: Path, domain: int) -> None:
+    def __init__(self, module: str, *arguments: str, log: Path) -> None:
         self.log = log
         from fosp_bringup.lifetime import child_setup
 
-        env = {**os.environ, "ROS_DOMAIN_ID": str(domain), "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
+        env = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
         with log.open("w") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
@@ -156,7 +156,7 @@ def start(tmp_path: Path, domain: int) -> Iterator[Callable[..., Program]]:
     started: list[Program] = []
 
     def launch(module: str, *arguments: str) -> Program:
-        program = Program(module, *arguments, log=tmp_path / f"program{len(started)}.log", domain=domain)
+        program = Program(module, *arguments, log=tmp_path / f"program{len(started)}.log")
         started.append(program)
         return program
 
