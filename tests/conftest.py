@@ -150,6 +150,28 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def made_up_run() -> Callable[..., None]:
+    """Writes a recorded run of noise, without costs, into a folder."""
+    import numpy as np
+
+    from fosp_trainer.testing import random_episodes
+
+    def write(folder: Path, episodes: int = 6) -> None:
+        names = ("image", "proprio", "action", "reward", "cost", "is_first", "is_terminal")
+        for number in range(episodes):
+            frames = random_episodes(1, seed=number)
+            target = folder / f"episode_{number:04d}"
+            target.mkdir(parents=True)
+            arrays = {name: getattr(frames, name) for name in names} | {"cost": np.zeros_like(frames.cost)}
+            np.savez_compressed(target / "episode.npz", **arrays)
+            summary = {"scene": "standard", "seed": number, "success": False, "violated": False, "aborted": False}
+            content = {"schema_version": 1, "summary": {**summary, "model_id": "small"}}
+            (target / "episode.json").write_text(json.dumps(content))
+
+    return write
+
+
 @pytest.fixture
 def start(tmp_path: Path, domain: int) -> Iterator[Callable[..., Program]]:
     """Starts programs, and ends those that are left."""

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 pytestmark = pytest.mark.system
@@ -21,22 +20,6 @@ ROUND_S = 400.0
 """Longest wait for a stage of a round: the trainer yields to everything else on the machine."""
 QUICK = {"paired_episodes": 0, "latency_limit_ms": 1000.0, "latency_ratio": 100.0}
 """Parameters of the trainer: rounds that are short, and that a busy machine does not fail."""
-
-
-def made_up_run(folder: Path, episodes: int = 6) -> None:
-    """Recorded episodes of noise, without costs."""
-    from fosp_trainer.testing import random_episodes
-
-    names = ("image", "proprio", "action", "reward", "cost", "is_first", "is_terminal")
-    for number in range(episodes):
-        frames = random_episodes(1, seed=number)
-        target = folder / f"episode_{number:04d}"
-        target.mkdir(parents=True)
-        arrays = {name: getattr(frames, name) for name in names} | {"cost": np.zeros_like(frames.cost)}
-        np.savez_compressed(target / "episode.npz", **arrays)
-        summary = {"scene": "standard", "seed": number, "success": False, "violated": False, "aborted": False}
-        content = {"schema_version": 1, "summary": {**summary, "model_id": "small"}}
-        (target / "episode.json").write_text(json.dumps(content))
 
 
 def exited(up: Any, run: Any) -> bool:
@@ -150,7 +133,9 @@ def graph(
     assert run_folder.living() == []
 
 
-def test_round_that_passes_the_gate_takes_over_and_one_without_evidence_is_kept_aside(graph: Trained) -> None:
+def test_round_that_passes_the_gate_takes_over_and_one_without_evidence_is_kept_aside(
+    graph: Trained, made_up_run: Callable[..., None]
+) -> None:
     from fosp_core.bundle import newest
     from fosp_interfaces.action import RunEpisodes
 
@@ -182,7 +167,9 @@ def test_round_that_passes_the_gate_takes_over_and_one_without_evidence_is_kept_
     assert "model small-r3" in graph.run.logs()
 
 
-def test_second_round_is_refused_and_a_cancelled_one_leaves_nothing(graph: Trained) -> None:
+def test_second_round_is_refused_and_a_cancelled_one_leaves_nothing(
+    graph: Trained, made_up_run: Callable[..., None]
+) -> None:
     from action_msgs.msg import GoalStatus
 
     from fosp_core import models
@@ -201,7 +188,7 @@ def test_second_round_is_refused_and_a_cancelled_one_leaves_nothing(graph: Train
 
 
 def test_trainer_killed_while_collecting_training_exporting_or_gating_harms_nobody(
-    graph: Trained, start: Callable[..., Any]
+    graph: Trained, start: Callable[..., Any], made_up_run: Callable[..., None]
 ) -> None:
     from fosp_core import models
     from fosp_core.bundle import newest
@@ -254,7 +241,7 @@ def test_trainer_killed_while_collecting_training_exporting_or_gating_harms_nobo
 
 @pytest.mark.parametrize("stopped", ["safety_monitor", "policy_node"])
 def test_trainer_killed_in_the_swap_leaves_one_model_for_all_after_its_next_start(
-    graph: Trained, start: Callable[..., Any], stopped: str
+    graph: Trained, start: Callable[..., Any], made_up_run: Callable[..., None], stopped: str
 ) -> None:
     from fosp_core import models
     from fosp_core.bundle import newest
