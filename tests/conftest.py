@@ -101,19 +101,30 @@ def eventually() -> Patience:
     return Patience()
 
 
-@pytest.fixture(scope="module")
-def domain(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A ROS domain that nobody else uses, also for nodes in the test's own process."""
-    from fosp_bringup.domain import free_domain
+def unused_domain() -> int:
+    """A ROS domain that nobody uses, and that no other worker of this test run will choose."""
+    from fosp_bringup.domain import free_domain, used_domains
 
-    number = free_domain()
-    previous = os.environ.get("ROS_DOMAIN_ID")
-    os.environ["ROS_DOMAIN_ID"] = str(number)
-    yield number
-    if previous is None:
-        del os.environ["ROS_DOMAIN_ID"]
-    else:
-        os.environ["ROS_DOMAIN_ID"] = previous
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    mine = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return free_domain(used_domains() | {number for number in range(256) if number % workers != mine})
+
+
+@pytest.fixture(scope="module")
+def domain() -> Iterator[int]:
+    """A ROS domain that nobody else uses, also for nodes in the test's own process."""
+    with pytest.MonkeyPatch.context() as patch:
+        number = unused_domain()
+        patch.setenv("ROS_DOMAIN_ID", str(number))
+        yield number
+
+
+@pytest.fixture
+def another_domain(domain: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Moves the rest of the test to one more ROS domain: no graph starts where nodes of another, ended or not, are
+    still heard of.
+    """
+    return lambda: monkeypatch.setenv("ROS_DOMAIN_ID", str(unused_domain()))
 
 
 @pytest.fixture(scope="session")

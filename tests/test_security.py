@@ -74,10 +74,9 @@ def free_port() -> int:
 
 
 def test_policy_grants_what_the_running_graph_does_and_nothing_else(
-    start: Callable[..., Any], models: Path, tmp_path: Path, eventually: Any, monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., Any], models: Path, tmp_path: Path, eventually: Any, another_domain: Callable[[], None]
 ) -> None:
     from fosp_bringup.client import GraphClient
-    from fosp_bringup.domain import free_domain
     from fosp_bringup.security import Permissions, enclave, read_policy
     from fosp_ros.testing import plain_image
 
@@ -112,9 +111,8 @@ def test_policy_grants_what_the_running_graph_does_and_nothing_else(
     for program in programs:
         program.stop()
 
-    # A real robot's graph, without the robot; and an arm node that may only say what it would do. In a domain of its
-    # own: no graph starts where nodes of another, ended or not, are still heard of.
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(free_domain()))
+    # A real robot's graph, without the robot; and an arm node that may only say what it would do.
+    another_domain()
     images = tmp_path / "images"
     images.mkdir()
     cv2.imwrite(str(images / "frame.png"), plain_image())
