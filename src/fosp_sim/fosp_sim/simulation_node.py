@@ -30,8 +30,8 @@ from fosp_ros.stamps import from_nanoseconds
 from fosp_sim.environment import OVERVIEW_SIZE
 from fosp_sim.gl import GraphicsError
 from fosp_sim.messages import CAMERA_FRAME, camera_info, task_state
-from fosp_sim.session import TICKS_PER_FRAME, FrameState, PhaseError, Session
-from fosp_sim.world import Intrinsics, World
+from fosp_sim.session import TICKS_PER_FRAME, PhaseError, Session
+from fosp_sim.world import World
 
 PARAMETERS = (
     Parameter("image_size", task.IMAGE_SIZE, "Side of the square camera image.", "px", 16, 1024, read_only=True),
@@ -96,7 +96,6 @@ class SimulationNode(Node):
 
     def _tick(self) -> None:
         targets = self._newest_targets()
-        drawn: tuple[FrameState, NDArray[np.uint8], Intrinsics, NDArray[np.uint8] | None] | None = None
         with self._lock:
             if self._ticks == 0:
                 # Growing the drawing buffer takes long; better now than in the middle of an episode.
@@ -108,36 +107,26 @@ class SimulationNode(Node):
             if self._clock_publisher is not None:
                 # Before anything is drawn: a frame must not overtake the clock that it is stamped with.
                 self._clock_publisher.publish(Clock(clock=stamp))
+            self._publish_joints(stamp)
             if self._ticks % TICKS_PER_FRAME == 0:
-                overview = self._overview.get_subscription_count() > 0
-                drawn = (
-                    self._session.frame(),
-                    self._world.render(self._size, self._size),
-                    self._world.intrinsics(self._size, self._size),
-                    self._world.render(*OVERVIEW_SIZE) if overview else None,
-                )
-            positions, velocities, efforts = self._world.joints, self._world.joint_velocities, self._world.joint_efforts
+                self._publish_frame(stamp)
+
+    def _publish_joints(self, stamp: Time) -> None:
+        world = self._world
         joints = JointState(name=list(task.ARM_JOINTS))
         joints.header.stamp = stamp
-        joints.position, joints.velocity, joints.effort = positions.tolist(), velocities.tolist(), efforts.tolist()
+        joints.position, joints.velocity = world.joints.tolist(), world.joint_velocities.tolist()
+        joints.effort = world.joint_efforts.tolist()
         self._joints.publish(joints)
-        if drawn is not None:
-            self._publish_frame(*drawn, stamp)
 
-    def _publish_frame(
-        self,
-        state: FrameState,
-        image: NDArray[np.uint8],
-        intrinsics: Intrinsics,
-        overview: NDArray[np.uint8] | None,
-        stamp: Time,
-    ) -> None:
+    def _publish_frame(self, stamp: Time) -> None:
         # The task's state goes first, so that whoever sees the frame can know what it belongs to.
-        self._task.publish(task_state(state, stamp))
-        self._image.publish(to_message(image, stamp, CAMERA_FRAME))
-        self._info.publish(camera_info(intrinsics, stamp))
-        if overview is not None:
-            self._overview.publish(to_message(overview, stamp, CAMERA_FRAME))
+        self._task.publish(task_state(self._session.frame(), stamp))
+        self._image.publish(to_message(self._world.render(self._size, self._size), stamp, CAMERA_FRAME))
+        self._info.publish(camera_info(self._world.intrinsics(self._size, self._size), stamp))
+        # Drawn last: it takes longest, and nobody acts on it.
+        if self._overview.get_subscription_count() > 0:
+            self._overview.publish(to_message(self._world.render(*OVERVIEW_SIZE), stamp, CAMERA_FRAME))
 
     def _newest_targets(self) -> NDArray[np.float64] | None:
         targets = None
