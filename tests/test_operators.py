@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 import signal
-import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ from fosp_bringup import operators
 from fosp_bringup.operators import Desk, Graph, Order, Sight
 from fosp_bringup.waiting import Waits
 from fosp_interfaces.action import RunEpisodes
-from fosp_interfaces.msg import SafetyStatus
-from fosp_interfaces.srv import LoadModel
+from fosp_interfaces.msg import ModelEntry, SafetyStatus
+from fosp_interfaces.srv import ListModels, LoadModel
 from fosp_ros import names, qos
 from fosp_ros.testing import Bench
+
+ROUND_S = 400.0
+"""Longest fine-tune round: the trainer yields to everything else on the machine."""
 
 
 class Recorder:
@@ -85,6 +89,55 @@ def test_late_click_on_an_older_question_confirms_nothing() -> None:
     desk.ask(Order.PROMOTE)
     select(desk, CONFIRM + Order.ROLL_BACK.value)
     assert not hands.orders
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A model as the trainer lists it."""
+
+    id: str
+    state: str = "in use"
+    parent: str = ""
+
+
+V1, V2 = Listed("v1"), Listed("v2")
+ROUND, WAITING = Listed("v2-r1", parent="v2"), Listed("v2-r1", "waiting", "v2")
+
+
+@pytest.mark.parametrize(
+    ("listed", "name"),
+    [
+        ([V2, WAITING], "v2-r1"),
+        ([V2, WAITING, Listed("v2-r2", "refused", "v2"), Listed("v2-r3", "damaged")], "v2-r1"),
+        ([V2, ROUND], ""),
+        # Graphs start with the newest: an older one that was promoted would be gone after the next start.
+        ([WAITING, V2], ""),
+        ([], ""),
+    ],
+)
+def test_newest_model_of_a_round_that_waits_is_promoted(listed: list[Listed], name: str) -> None:
+    assert operators.to_promote(listed) == name
+
+
+@pytest.mark.parametrize(
+    ("listed", "active", "may"),
+    [
+        ([V2, ROUND], "v2-r1", True),
+        ([V2, ROUND], "v2", False),
+        ([V1, V2], "v2", False),
+        ([V2, WAITING], "v2", False),
+        ([], "", False),
+    ],
+)
+def test_active_model_of_the_newest_round_is_taken_back(listed: list[Listed], active: str, may: bool) -> None:
+    assert operators.may_take_back(listed, active) is may
+
+
+def test_model_that_comes_back_forgets_what_followed_it() -> None:
+    seen: list[str] = []
+    for name in ("v1", "v2", "v3", "v2"):
+        seen = operators.with_seen(seen, name)
+    assert seen == ["v1", "v2"]
 
 
 def test_risk_goes_from_green_to_red_and_is_grey_when_unknown() -> None:
@@ -287,6 +340,34 @@ def test_monitor_gets_its_model_back_when_the_policy_is_silent(bench: OperatorBe
     assert [request.bundle for request in monitor] == ["safereach/tiny", "safereach/tiny"]
 
 
+def test_model_that_another_program_activated_can_be_rolled_back(bench: OperatorBench, models: Path) -> None:
+    """The trainer swaps at the end of a round, which no order of the menu did."""
+    status = bench.client.create_publisher(SafetyStatus, names.SAFETY_STATUS, qos.STATUS)
+    for name in ("tiny", "tiny-r1"):
+        status.publish(SafetyStatus(model_id=name))
+        bench.until(lambda name=name: bench.node.graph.sight().model_id == name, "the status")
+    monitor, policy = bench.serve(LoadModel, names.SAFETY_LOAD_MODEL), bench.serve(LoadModel, names.POLICY_LOAD_MODEL)
+    bench.order(Order.ROLL_BACK)
+    bench.reads("safereach/tiny is active")
+    assert [request.bundle for request in (*monitor, *policy)] == ["safereach/tiny", "safereach/tiny"]
+
+
+def test_trainer_is_asked_to_promote_what_waits_and_to_take_a_round_back(bench: OperatorBench) -> None:
+    listed = [ModelEntry(id="tiny", state="in use"), ModelEntry(id="tiny-r1", state="waiting", parent="tiny")]
+    bench.client.create_service(
+        ListModels, names.MODELS_LIST, lambda _, answer: ListModels.Response(models=listed, active=listed[-1].id)
+    )
+    promoted, taken_back = bench.serve(LoadModel, names.MODELS_PROMOTE), bench.serve(Trigger, names.MODELS_ROLLBACK)
+    bench.until(bench.node.graph._list.service_is_ready, "the list of the models")
+    bench.order(Order.PROMOTE)
+    bench.reads("Promote the newest model: as you wish")
+    assert [request.bundle for request in promoted] == ["tiny-r1"] and not taken_back
+    listed[-1].state = "in use"
+    bench.order(Order.ROLL_BACK)
+    bench.reads("Roll back the model: as you wish")
+    assert len(taken_back) == 1
+
+
 def test_run_waits_for_an_episode_node_that_is_not_known_yet(bench: OperatorBench) -> None:
     bench.order(Order.RUN)
     bench.reads("Run episodes: waiting for /fosp/episodes/run")
@@ -344,54 +425,118 @@ def test_request_to_cancel_that_has_no_effect_is_told(bench: OperatorBench, hast
     assert episodes.cancelled and bench.desk.running is None
 
 
+class Menu:
+    """The operators' menu as RViz sees and drives it: updates, feedback, and the whole state on request."""
+
+    def __init__(self, node: Node, eventually: Any) -> None:
+        from visualization_msgs.msg import InteractiveMarkerFeedback, InteractiveMarkerUpdate
+        from visualization_msgs.srv import GetInteractiveMarkers
+
+        from fosp_bringup.menu import TOPIC
+
+        self._eventually = eventually
+        self._types = (GetInteractiveMarkers, InteractiveMarkerFeedback)
+        self._updates: list[Any] = []
+        node.create_subscription(InteractiveMarkerUpdate, f"{TOPIC}/update", self._updates.append, 1000)
+        self._feedback = node.create_publisher(InteractiveMarkerFeedback, f"{TOPIC}/feedback", 10)
+        self._state = node.create_client(GetInteractiveMarkers, f"{TOPIC}/get_interactive_markers")
+        eventually(lambda: self._state.service_is_ready() and self._feedback.get_subscription_count(), "the menu")
+        eventually(lambda: self._updates, "a sign of life")
+
+    def told(self) -> list[str]:
+        """Every line that stood beside the menu."""
+        return [marker.description for update in self._updates for marker in update.markers]
+
+    def click(self, title: str) -> None:
+        """Choose an entry as soon as it is there."""
+        from fosp_bringup.menu import MARKER
+
+        self._eventually(lambda: title in self._entries(), f"the entry {title!r}")
+        choice = self._types[1](marker_name=MARKER, client_id="rviz", menu_entry_id=self._entries()[title])
+        choice.event_type = self._types[1].MENU_SELECT
+        self._feedback.publish(choice)
+
+    def reads(self, text: str, timeout_s: float = 120.0) -> None:
+        """Wait until a text stands beside the menu."""
+        self._eventually(lambda: text in self._marker().description, f"the words {text!r}", timeout_s)
+
+    def _entries(self) -> dict[str, int]:
+        return {entry.title: entry.id for entry in self._marker().menu_entries}
+
+    def _marker(self) -> Any:
+        answer = self._state.call_async(self._types[0].Request())
+        self._eventually(answer.done, "the marker")
+        return answer.result().markers[0]
+
+
 @pytest.mark.system
 def test_menu_runs_an_episode_once_it_is_confirmed(
     start: Callable[..., Any], models: Path, run_folder: Any, eventually: Any
 ) -> None:
-    from visualization_msgs.msg import InteractiveMarkerFeedback, InteractiveMarkerUpdate
-    from visualization_msgs.srv import GetInteractiveMarkers
-
     from fosp_bringup import graph
     from fosp_bringup.client import GraphClient
-    from fosp_bringup.menu import MARKER, TOPIC
     from fosp_bringup.rviz_node import CONFIRM
 
     start("fosp_bringup.runner", "--models-root", str(models), "--run-folder", str(run_folder.path))
     node = start("fosp_bringup.rviz_node", "--ros-args", "-p", f"models_root:={models}")
-    updates: list[Any] = []
-    arrived = threading.Event()
-
-    def on_update(message: Any) -> None:
-        updates.append(message)
-        arrived.set()
-
     with GraphClient() as client:
-        client.node.create_subscription(InteractiveMarkerUpdate, f"{TOPIC}/update", on_update, 100)
-        feedback = client.node.create_publisher(InteractiveMarkerFeedback, f"{TOPIC}/feedback", 10)
-        server = client.node.create_client(GetInteractiveMarkers, f"{TOPIC}/get_interactive_markers")
         eventually(lambda: not client.missing(graph.services(graph.Arguments())), "the graph")
-        eventually(lambda: server.service_is_ready() and feedback.get_subscription_count(), "the menu")
-        eventually(arrived.is_set, "a sign of life")
-
-        def marker() -> Any:
-            answer = server.call_async(GetInteractiveMarkers.Request())
-            eventually(answer.done, "the marker")
-            return answer.result().markers[0]
-
-        def titles() -> dict[str, int]:
-            return {entry.title: entry.id for entry in marker().menu_entries}
-
-        def click(title: str) -> None:
-            eventually(lambda: title in titles(), f"the entry {title!r}")
-            choice = InteractiveMarkerFeedback(marker_name=MARKER, client_id="rviz", menu_entry_id=titles()[title])
-            choice.event_type = InteractiveMarkerFeedback.MENU_SELECT
-            feedback.publish(choice)
-
-        click(Order.RUN.value)
-        eventually(lambda: "confirm" in marker().description, "the question")
+        menu = Menu(client.node, eventually)
+        menu.click(Order.RUN.value)
+        menu.reads("confirm")
         assert not run_folder.episodes()
-        click(CONFIRM + Order.RUN.value)
-        eventually(lambda: any("step" in m.markers[0].description for m in updates if m.markers), "progress")
+        menu.click(CONFIRM + Order.RUN.value)
+        eventually(lambda: any("step" in line for line in menu.told()), "progress")
         eventually(run_folder.episodes, "a recorded episode")
     assert node.stop(signal.SIGINT) == 0, node.output
     assert "Traceback" not in node.output
+
+
+@pytest.mark.system
+def test_menu_runs_a_round_takes_its_model_back_and_promotes_it_again(
+    start: Callable[..., Any],
+    small_models: Path,
+    tmp_path: Path,
+    run_folder: Any,
+    made_up_run: Callable[..., None],
+    another_domain: Callable[[], None],
+    eventually: Any,
+) -> None:
+    from fosp_bringup import graph
+    from fosp_bringup.client import GraphClient
+    from fosp_bringup.rviz_node import CONFIRM
+    from fosp_core.bundle import newest
+
+    # No node of an earlier test is still heard of.
+    another_domain()
+    models = tmp_path / "models"
+    shutil.copytree(small_models, models)
+    made_up_run(run_folder.path / "records" / "made-up")
+    arguments = ("--models-root", str(models), "--run-folder", str(run_folder.path), "--trainer")
+    up = start("fosp_bringup.runner", *arguments, "--when-node-exits", "keep")
+    node = start("fosp_bringup.rviz_node", "--ros-args", "-p", f"models_root:={models}")
+    services = [*graph.services(graph.Arguments(trainer=True)), names.MODELS_LIST, names.MODELS_ROLLBACK]
+    with GraphClient() as client:
+        eventually(lambda: up.process.poll() is not None or not client.missing(services), "the graph")
+        assert up.process.poll() is None, up.output
+        # Short, and no failure on a busy machine.
+        for name, value in {"paired_episodes": 0, "latency_limit_ms": 1000.0, "latency_ratio": 100.0}.items():
+            client.set_parameter("trainer_node", name, value, lambda: None)
+        menu = Menu(client.node, eventually)
+
+        def order(wanted: Order, end: str) -> str:
+            """Ask, confirm, and wait for the end; the model that graphs start with then."""
+            menu.click(wanted.value)
+            menu.reads(f"{wanted.value}: confirm or dismiss")
+            menu.click(CONFIRM + wanted.value)
+            menu.reads(end, ROUND_S)
+            return newest(models).name
+
+        assert order(Order.FINE_TUNE, "small-r1 is in use") == "small-r1"
+        assert any(line.startswith("fine-tuning: world model") for line in menu.told())
+        assert order(Order.ROLL_BACK, "small is in use; small-r1 taken back") == "small"
+        assert order(Order.PROMOTE, "Promote the newest model: small-r1 is in use") == "small-r1"
+        for who in ("safety_monitor", "policy_node"):
+            assert f"[{who}]: model small-r1" in run_folder.logs()
+    assert node.stop(signal.SIGINT) == 0, node.output
+    assert "Traceback" not in node.output + run_folder.logs()

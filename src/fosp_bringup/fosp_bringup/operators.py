@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -22,10 +21,11 @@ from rclpy.node import Node
 from std_srvs.srv import Trigger
 
 from fosp_bringup.waiting import Waits, any_of
+from fosp_core import task
 from fosp_core.bundle import BundleError, newest
-from fosp_interfaces.action import RunEpisodes
+from fosp_interfaces.action import FineTune, RunEpisodes
 from fosp_interfaces.msg import PolicyDecision, SafetyStatus
-from fosp_interfaces.srv import LoadModel
+from fosp_interfaces.srv import ListModels, LoadModel
 from fosp_ros import names, qos
 
 
@@ -52,11 +52,41 @@ ANSWER_S: Final = 10.0
 """Longest wait for the answer to a plain request."""
 LOAD_S: Final = 60.0
 """Longest wait for a model to be loaded."""
+SWAP_S: Final = 240.0
+"""Longest change of the model by the trainer, which waits for the end of an episode with each node."""
 HOME_S: Final = 90.0
 """Longest way of the arm to its start, planning included."""
 GONE_S: Final = 5.0
 """How long the server of a running order may be away before the order counts as lost."""
 _POLL_S: Final = 0.05
+
+
+class Model(Protocol):
+    """One entry of the trainer's catalogue, as ``fosp_interfaces/ModelEntry`` has it."""
+
+    id: str
+    state: str
+    parent: str
+
+
+def to_promote(models: Sequence[Model]) -> str:
+    """Identity of the round's model to bring into use; empty when none waits that is newer than those in use.
+
+    ``models`` are oldest first.
+    """
+    usable = [entry for entry in models if entry.state in ("in use", "waiting")]
+    return usable[-1].id if usable and usable[-1].state == "waiting" else ""
+
+
+def may_take_back(models: Sequence[Model], active: str) -> bool:
+    """Whether the model that runs is the newest in use and came from a round; ``models`` are oldest first."""
+    in_use = [entry for entry in models if entry.state == "in use"]
+    return bool(in_use) and in_use[-1].id == active and bool(in_use[-1].parent)
+
+
+def with_seen(seen: Sequence[str], name: str) -> list[str]:
+    """The models that were active, oldest first, now that ``name`` is; one that comes back forgets what followed it."""
+    return [*(seen[: seen.index(name)] if name in seen else seen), name]
 
 
 class Hands(Protocol):
@@ -191,14 +221,11 @@ class Graph:
         self._count = episodes
         self._decision: PolicyDecision | None = None
         self._status: SafetyStatus | None = None
-        self._loaded: list[str] = []
+        self._seen: list[str] = []
         self._run: _Run | None = None
         self._seed = 0
         self._episodes: ActionClient[Any, Any, Any] = ActionClient(node, RunEpisodes, names.RUN_EPISODES)
-        # The trainer is an option of the installation.
-        fine_tune = getattr(importlib.import_module("fosp_interfaces.action"), "FineTune", None)
-        self._fine_tune_type: Any = fine_tune
-        self._trainer: Any = ActionClient(node, fine_tune, names.FINE_TUNE) if fine_tune is not None else None
+        self._trainer: ActionClient[Any, Any, Any] = ActionClient(node, FineTune, names.FINE_TUNE)
         self._triggers = {
             order: node.create_client(Trigger, name)
             for order, name in (
@@ -210,6 +237,9 @@ class Graph:
         self._stop_homing = node.create_client(Trigger, names.ARM_HOME_CANCEL)
         self._is_homing = False
         self._loaders = [node.create_client(LoadModel, n) for n in (names.SAFETY_LOAD_MODEL, names.POLICY_LOAD_MODEL)]
+        self._list = node.create_client(ListModels, names.MODELS_LIST)
+        self._promotion = node.create_client(LoadModel, names.MODELS_PROMOTE)
+        self._rollback = node.create_client(Trigger, names.MODELS_ROLLBACK)
         node.create_subscription(PolicyDecision, names.POLICY_DECISION, self._on_decision, qos.DECISION)
         node.create_subscription(SafetyStatus, names.SAFETY_STATUS, self._on_status, qos.STATUS)
         self._waits = Waits(time.monotonic)
@@ -229,33 +259,23 @@ class Graph:
         def tell(text: str) -> None:
             say(f"{order.value}: {text}")
 
-        try:
-            if order is Order.HOME:
-                self._home(tell, end)
-            elif order in self._triggers:
-                client = self._triggers[order]
-                self._call(client, Trigger.Request(), lambda answer: end(answer.message), tell, end, ANSWER_S)
-            elif order is Order.RUN:
-                goal = RunEpisodes.Goal(scene=self._scene, count=self._count(), seed=self._seed)
-                self._send(self._episodes, names.RUN_EPISODES, goal, say, done, tell, end, _episode_progress)
-                self._seed += self._count()
-            elif order is Order.FINE_TUNE:
-                if self._trainer is None:
-                    end("this installation has no trainer")
-                else:
-                    goal = self._fine_tune_type.Goal()
-                    self._send(self._trainer, names.FINE_TUNE, goal, say, done, tell, end, _round_progress)
-            elif order is Order.CANCEL:
-                self._cancel(tell, end)
-            elif order is Order.PROMOTE:
-                target = newest(self._models_root).resolve().relative_to(self._models_root.resolve())
-                self._load(str(target), tell, end)
-            elif len(self._loaded) < 2:
-                end("no earlier model is known here")
-            else:
-                self._load(self._loaded[-2], tell, end)
-        except BundleError as error:
-            end(str(error))
+        if order is Order.HOME:
+            self._home(tell, end)
+        elif order in self._triggers:
+            client = self._triggers[order]
+            self._call(client, Trigger.Request(), lambda answer: end(answer.message), tell, end, ANSWER_S)
+        elif order is Order.RUN:
+            goal = RunEpisodes.Goal(scene=self._scene, count=self._count(), seed=self._seed)
+            self._send(self._episodes, names.RUN_EPISODES, goal, say, done, tell, end, _episode_progress)
+            self._seed += self._count()
+        elif order is Order.FINE_TUNE:
+            self._send(self._trainer, names.FINE_TUNE, FineTune.Goal(), say, done, tell, end, _round_progress)
+        elif order is Order.CANCEL:
+            self._cancel(tell, end)
+        elif order is Order.PROMOTE:
+            self._promote(tell, end)
+        else:
+            self._roll_back(tell, end)
 
     def _home(self, tell: Callable[[str], None], end: Callable[[str], None]) -> None:
         def ended(text: str) -> None:
@@ -275,10 +295,56 @@ class Graph:
             self._run.cancel()
             tell("asked")
 
+    def _promote(self, tell: Callable[[str], None], end: Callable[[str], None]) -> None:
+        """The newest model: what waits after a round, by the trainer, which knows it, or what graphs start with."""
+
+        def listed(answer: Any) -> None:
+            waiting = to_promote(answer.models)
+            if waiting:
+                request = LoadModel.Request(bundle=waiting)
+                self._call(self._promotion, request, lambda done: end(done.message), tell, end, SWAP_S)
+            else:
+                self._load_newest(tell, end)
+
+        if self._list.service_is_ready():
+            self._call(self._list, ListModels.Request(), listed, tell, end, ANSWER_S)
+        else:
+            self._load_newest(tell, end)
+
+    def _roll_back(self, tell: Callable[[str], None], end: Callable[[str], None]) -> None:
+        """What came from a round is taken back by the trainer, so that no graph starts with it again."""
+
+        def listed(answer: Any) -> None:
+            if may_take_back(answer.models, answer.active):
+                self._call(self._rollback, Trigger.Request(), lambda done: end(done.message), tell, end, SWAP_S)
+            else:
+                self._load_earlier(tell, end)
+
+        if self._list.service_is_ready():
+            self._call(self._list, ListModels.Request(), listed, tell, end, ANSWER_S)
+        else:
+            self._load_earlier(tell, end)
+
+    def _load_newest(self, tell: Callable[[str], None], end: Callable[[str], None]) -> None:
+        try:
+            target = newest(self._models_root).resolve().relative_to(self._models_root.resolve())
+        except BundleError as error:
+            end(str(error))
+        else:
+            self._load(str(target), tell, end)
+
+    def _load_earlier(self, tell: Callable[[str], None], end: Callable[[str], None]) -> None:
+        earlier = [f"{task.TASK}/{name}" for name in self._seen[:-1]]
+        there = [bundle for bundle in earlier if (self._models_root / bundle).is_dir()]
+        if there:
+            self._load(there[-1], tell, end)
+        else:
+            end("no earlier model is known here")
+
     def _load(self, bundle: str, tell: Callable[[str], None], end: Callable[[str], None]) -> None:
         """Load into the monitor, then into the policy; when the policy does not, the monitor goes back."""
         monitor, policy = self._loaders
-        before = self._loaded[-1] if self._loaded else ""
+        before = f"{task.TASK}/{self._seen[-1]}" if self._seen else ""
 
         def failed(text: str) -> None:
             if before:
@@ -287,8 +353,6 @@ class Graph:
 
         def policy_answered(answer: Any) -> None:
             if answer.success:
-                known = self._loaded if bundle not in self._loaded else self._loaded[: self._loaded.index(bundle)]
-                self._loaded = [*known, bundle]
                 end(f"{bundle} is active")
             else:
                 failed(f"the policy refused: {answer.message}")
@@ -383,10 +447,8 @@ class Graph:
         self._decision = message
 
     def _on_status(self, message: SafetyStatus) -> None:
-        if message.model_id and not self._loaded:
-            name = f"safereach/{message.model_id}"
-            if (self._models_root / name).is_dir():
-                self._loaded = [name]
+        if message.model_id and (not self._seen or self._seen[-1] != message.model_id):
+            self._seen = with_seen(self._seen, message.model_id)
         self._status = message
 
 
