@@ -9,17 +9,17 @@ import time
 from typing import Any
 
 from geometry_msgs.msg import TwistStamped
-from rclpy.duration import Duration
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
-from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+from trajectory_msgs.msg import JointTrajectory
 
 import fosp_description
 from fosp_arm.backend import IkBackend, Vector
 from fosp_arm.controller import REFUSALS, ArmController, HoldReason, Mode, Settings
 from fosp_arm.mink_backend import MinkBackend
-from fosp_core.task import ARM_JOINTS, COMMAND_HZ, TOOL_SPEED_LIMIT
+from fosp_arm.targets import target
+from fosp_core.task import COMMAND_HZ, TOOL_SPEED_LIMIT
 from fosp_ros import names, qos, runner
 from fosp_ros.diagnostics import Diagnostics, Health, Level
 from fosp_ros.errors import ConfigurationError, MessageError
@@ -217,10 +217,7 @@ class ArmNode(Node):
             self.get_logger().info("moving again" if reason is HoldReason.NONE else "at rest")
 
     def _send(self, positions: Vector) -> None:
-        point = JointTrajectoryPoint(positions=positions.tolist())
-        point.time_from_start = Duration(seconds=_PERIOD_S).to_msg()
-        # A stamp of zero means: begin now.
-        self._trajectory.publish(JointTrajectory(joint_names=list(ARM_JOINTS), points=[point]))
+        self._trajectory.publish(target(positions, _PERIOD_S))
 
     def _health(self) -> Health:
         controller = self._controller

@@ -17,13 +17,12 @@ from geometry_msgs.msg import TwistStamped
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
-from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.task import Future
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
-from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+from trajectory_msgs.msg import JointTrajectory
 
 import fosp_description
 from fosp_arm.backend import Vector
@@ -31,8 +30,9 @@ from fosp_arm.collision import CollisionModel
 from fosp_arm.homing import Episode, Limits, Monitor, PlanError, Planner, Ride, interruption, plan, refusal
 from fosp_arm.joint_planner import JointPlanner
 from fosp_arm.mink_backend import MinkBackend
+from fosp_arm.targets import target
 from fosp_arm.watch import Watch
-from fosp_core.task import ARM_JOINTS, COMMAND_HZ, WORKSPACE
+from fosp_core.task import COMMAND_HZ, WORKSPACE
 from fosp_interfaces.msg import SafetyStatus, TaskState
 from fosp_ros import names, qos, runner
 from fosp_ros.diagnostics import Diagnostics, Health, Level
@@ -215,10 +215,10 @@ class HomingNode(Node):
         while not ride.is_over:
             now = time.monotonic()
             # A late step does not catch up with a jump.
-            target = ride.step(min(now - before, 2.0 * PERIOD_S))
+            ahead = ride.step(min(now - before, 2.0 * PERIOD_S))
             before = now
-            self._check(target)
-            self._send(target)
+            self._check(ahead)
+            self._send(ahead)
             due = max(due + PERIOD_S, now)
             time.sleep(max(0.0, due - time.monotonic()))
         end = time.monotonic() + self._p.float("arrival_timeout_s")
@@ -229,13 +229,13 @@ class HomingNode(Node):
             self._send(ride.end)
             time.sleep(PERIOD_S)
 
-    def _check(self, target: Vector) -> None:
-        """Raise when the arm must not go on towards a target (7,)."""
+    def _check(self, ahead: Vector) -> None:
+        """Raise when the arm must not go on towards joint positions (7,)."""
         self._listen()
         fault = interruption(self._watch.situation(time.monotonic()), self._limits)
         if self._cancelled.is_set():
             fault = "cancelled"
-        elif not fault and self._distance(target) > self._limits.tracking_rad:
+        elif not fault and self._distance(ahead) > self._limits.tracking_rad:
             fault = "the arm does not follow"
         if fault:
             raise _StoppedError(f"stopped on the way: {fault}")
@@ -249,9 +249,9 @@ class HomingNode(Node):
                 self._send(here)
             time.sleep(PERIOD_S)
 
-    def _distance(self, target: Vector) -> float:
+    def _distance(self, there: Vector) -> float:
         here = self._watch.joints
-        return float("inf") if here is None else float(np.max(np.abs(here - target)))
+        return float("inf") if here is None else float(np.max(np.abs(here - there)))
 
     def _observe(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -281,10 +281,7 @@ class HomingNode(Node):
             self._watch.on_episode(_EPISODE.get(state.phase, Episode.NONE))
 
     def _send(self, positions: Vector) -> None:
-        point = JointTrajectoryPoint(positions=positions.tolist())
-        point.time_from_start = Duration(seconds=PERIOD_S).to_msg()
-        # A stamp of zero means: begin now.
-        self._trajectory.publish(JointTrajectory(joint_names=list(ARM_JOINTS), points=[point]))
+        self._trajectory.publish(target(positions, PERIOD_S))
 
 
 def _planner(p: Parameters, urdf: str, srdf: str) -> Planner:

@@ -46,6 +46,24 @@ def read_limits(urdf: Path | str) -> JointLimits:
     return JointLimits(np.array([row[:2] for row in rows]), np.array([row[2] for row in rows]))
 
 
+class LimitedArm:
+    """The limits of an ``IkBackend``, read from its URDF; ``read_limits`` says which ones are refused."""
+
+    def __init__(self, urdf: Path | str) -> None:
+        limits = read_limits(urdf)
+        self._positions, self._speeds = limits.positions, limits.speeds
+
+    @property
+    def position_limits(self) -> Vector:
+        """(7, 2) rad."""
+        return self._positions
+
+    @property
+    def velocity_limits(self) -> Vector:
+        """(7,) rad/s."""
+        return self._speeds
+
+
 def _row(urdf: Path | str, name: str, joint: ElementTree.Element) -> tuple[float, float, float]:
     limit = joint.find("limit")
     if limit is None:

@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 
 from fosp_arm.backend import GRIPPER_DOWN, REST_POSTURE, IkError, Vector
-from fosp_arm.limits import read_limits
+from fosp_arm.limits import LimitedArm
 from fosp_core.task import ARM_JOINTS, TOOL_FRAME
 from fosp_ros.errors import ConfigurationError
 
@@ -19,7 +19,7 @@ _POSTURE_COST = 2e-3
 _DAMPING = 1e-6
 
 
-class MinkBackend:
+class MinkBackend(LimitedArm):
     """See ``IkBackend``."""
 
     def __init__(
@@ -41,8 +41,7 @@ class MinkBackend:
             ConfigurationError: the URDF cannot be used.
         """
         # Before MuJoCo, which makes do with a joint that has none.
-        limits = read_limits(urdf)
-        self._position_limits, self._velocity_limits = limits.positions, limits.speeds
+        super().__init__(urdf)
         try:
             model = mujoco.MjModel.from_xml_path(str(urdf))
         except ValueError as error:
@@ -58,22 +57,12 @@ class MinkBackend:
         posture_task = mink.PostureTask(model, cost=_POSTURE_COST)
         posture_task.set_target(np.asarray(posture, dtype=np.float64))
         self._tasks = [self._tool_task, posture_task]
-        speeds = dict(zip(ARM_JOINTS, joint_speed_fraction * self._velocity_limits, strict=True))
+        speeds = dict(zip(ARM_JOINTS, joint_speed_fraction * self.velocity_limits, strict=True))
         self._limits = [
             mink.ConfigurationLimit(model, gain=0.5, min_distance_from_limits=joint_margin_rad),
             mink.VelocityLimit(model, speeds),
         ]
         self._down = mink.SO3.from_matrix(GRIPPER_DOWN)
-
-    @property
-    def position_limits(self) -> Vector:
-        """(7, 2) rad."""
-        return self._position_limits
-
-    @property
-    def velocity_limits(self) -> Vector:
-        """(7,) rad/s."""
-        return self._velocity_limits
 
     def tool(self, positions: Vector) -> Vector:
         """Tool position (3,) in metres."""

@@ -15,7 +15,7 @@ from moveit.core.robot_state import RobotState
 
 from fosp_arm.backend import GRIPPER_DOWN, REST_POSTURE, IkError, Refusal, Vector
 from fosp_arm.damped import damped_step, rotation_error
-from fosp_arm.limits import read_limits
+from fosp_arm.limits import LimitedArm
 from fosp_arm.moveit_messages import table
 from fosp_core.task import TOOL_FRAME
 from fosp_ros.errors import ConfigurationError
@@ -23,7 +23,7 @@ from fosp_ros.errors import ConfigurationError
 GROUP: Final = "panda_arm"
 
 
-class MoveItBackend:
+class MoveItBackend(LimitedArm):
     """See ``IkBackend``."""
 
     def __init__(
@@ -40,11 +40,10 @@ class MoveItBackend:
         Raises:
             ConfigurationError: the descriptions cannot be used.
         """
-        limits = read_limits(urdf)
-        self._position_limits, self._velocity_limits = limits.positions, limits.speeds
-        self._low = self._position_limits[:, 0] + joint_margin_rad
-        self._high = self._position_limits[:, 1] - joint_margin_rad
-        self._speed = joint_speed_fraction * self._velocity_limits
+        super().__init__(urdf)
+        self._low = self.position_limits[:, 0] + joint_margin_rad
+        self._high = self.position_limits[:, 1] - joint_margin_rad
+        self._speed = joint_speed_fraction * self.velocity_limits
         try:
             model = RobotModel(str(urdf), str(srdf))
         except RuntimeError as error:
@@ -53,16 +52,6 @@ class MoveItBackend:
         self._scene.apply_collision_object(table())
         self._state: Any = RobotState(model)
         self._state.set_to_default_values()
-
-    @property
-    def position_limits(self) -> Vector:
-        """(7, 2) rad."""
-        return self._position_limits
-
-    @property
-    def velocity_limits(self) -> Vector:
-        """(7,) rad/s."""
-        return self._velocity_limits
 
     def tool(self, positions: Vector) -> Vector:
         """Tool position (3,) in metres."""

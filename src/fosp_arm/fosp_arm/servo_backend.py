@@ -20,7 +20,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from fosp_arm.backend import GRIPPER_DOWN, Vector
 from fosp_arm.damped import rotation_error
-from fosp_arm.limits import read_limits
+from fosp_arm.limits import LimitedArm
 from fosp_arm.moveit_messages import CollisionObject, ServoCommandType, ServoStatus, table
 from fosp_arm.servo import TWIST, ServoFollower
 from fosp_core.task import ARM_JOINTS, BASE_FRAME
@@ -36,7 +36,7 @@ ROTATION_GAIN: Final = 2.0
 _TEND_S: Final = 0.1
 
 
-class ServoBackend:
+class ServoBackend(LimitedArm):
     """See ``IkBackend``."""
 
     def __init__(self, node: Node, urdf: Path | str) -> None:
@@ -45,8 +45,7 @@ class ServoBackend:
         Raises:
             ConfigurationError: the URDF cannot be used.
         """
-        limits = read_limits(urdf)
-        self._position_limits, self._velocity_limits = limits.positions, limits.speeds
+        super().__init__(urdf)
         self._chain = Chain.from_urdf(urdf)
         self._node = node
         self._follower = ServoFollower()
@@ -58,16 +57,6 @@ class ServoBackend:
         self._command_type = node.create_client(ServoCommandType, names.SERVO_COMMAND_TYPE)
         # Also while the clock of a simulation stands still.
         node.create_timer(_TEND_S, self._tend, clock=Clock(clock_type=ClockType.STEADY_TIME))
-
-    @property
-    def position_limits(self) -> Vector:
-        """(7, 2) rad."""
-        return self._position_limits
-
-    @property
-    def velocity_limits(self) -> Vector:
-        """(7,) rad/s."""
-        return self._velocity_limits
 
     def tool(self, positions: Vector) -> Vector:
         """Tool position (3,) in metres."""
