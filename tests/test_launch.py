@@ -28,7 +28,9 @@ from launch.substitutions import LaunchConfiguration
 
 
 def generate_launch_description():
-    own = {name: LaunchConfiguration(name) for name in ("sim", "models_root", "records_root", "use_sim_time")}
+    own = {
+        name: LaunchConfiguration(name) for name in ("sim", "models_root", "records_root", "use_sim_time", "parameters")
+    }
     return LaunchDescription(
         [DeclareLaunchArgument(name) for name in own]
         + [
@@ -58,7 +60,13 @@ class Launcher:
         env = {**os.environ, "ROS_DOMAIN_ID": str(domain), "ROS_LOG_DIR": str(log.parent / "ros")}
         with log.open("w") as output:
             self.process = subprocess.Popen(
-                ["ros2", "launch", *arguments], stdout=output, stderr=subprocess.STDOUT, env=env, start_new_session=True
+                ["ros2", "launch", *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=env,
+                start_new_session=True,
+                # What runs in a shell's background ignores Ctrl-C, and hands that on.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     @property
@@ -113,8 +121,29 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def folders(models: Path, tmp_path: Path) -> list[str]:
-    return [f"models_root:={models}", f"records_root:={tmp_path / 'records'}"]
+PATIENT: dict[str, dict[str, float]] = {
+    "safety_monitor": {"frame_age_s": 1.0, "decision_age_s": 0.5, "joint_age_s": 0.5, "frame_rate_hz": 0.5},
+    "policy_node": {"joint_tolerance_s": 0.5},
+    "arm_node": {"command_timeout_s": 0.3, "joint_timeout_s": 1.0, "command_age_s": 2.0},
+    "homing_node": {"joint_timeout_s": 2.0, "command_timeout_s": 2.0, "tracking_limit_rad": 1.0},
+    "episode_node": {"ready_timeout_s": 120.0, "episode_timeout_s": 600.0, "silence_s": 30.0},
+}
+"""Limits on time at their most generous: on a busy machine nothing must stop for a late message."""
+
+
+def patient(tmp_path: Path, more: Path | None = None) -> str:
+    """The launch argument that sets these limits, and what another parameter file says."""
+    content = yaml.safe_load(more.read_text()) if more else {}
+    for node, limits in PATIENT.items():
+        content.setdefault(f"/**/{node}", {}).setdefault("ros__parameters", {}).update(limits)
+    file = tmp_path / "parameters.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return f"parameters:={file}"
+
+
+def given(models: Path, tmp_path: Path, parameters: Path | None = None) -> list[str]:
+    """The arguments of every launch here."""
+    return [f"models_root:={models}", f"records_root:={tmp_path / 'records'}", patient(tmp_path, parameters)]
 
 
 def run_episodes(client: Any, **goal: Any) -> Any:
@@ -153,7 +182,7 @@ def test_episodes_run_to_their_end_and_an_interrupt_ends_everything(
 ) -> None:
     from fosp_bringup.client import GraphClient
 
-    launcher = launch("fosp_bringup", "safereach.launch.py", "sim:=mujoco", *folders(models, tmp_path))
+    launcher = launch("fosp_bringup", "safereach.launch.py", "sim:=mujoco", *given(models, tmp_path))
     with GraphClient() as client:
         wait_for_graph(client, launcher, eventually)
         result = run_episodes(client, count=2)
@@ -165,12 +194,24 @@ def test_episodes_run_to_their_end_and_an_interrupt_ends_everything(
     assert "has died" not in launcher.output and "Traceback" not in launcher.output
 
 
+def test_launch_testing_runs_an_episode_and_sees_every_node_end_by_itself(
+    models: Path, tmp_path: Path, domain: int
+) -> None:
+    pytest.importorskip("launch_testing", reason="the package launch_testing is not installed")
+    file = ROOT / "src/fosp_bringup/test/launch_testing_episode.py"
+    env = {**os.environ, "ROS_LOG_DIR": str(tmp_path / "ros")}
+    command = ["launch_test", str(file), *given(models, tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=900, env=env, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stderr.count("... ok") == 2, ran.stderr
+
+
 def test_policy_comes_back_when_it_is_killed_and_the_arm_node_does_not(
     launch: Launch, models: Path, tmp_path: Path, domain: int, eventually: Any
 ) -> None:
     from fosp_bringup.client import GraphClient
 
-    launcher = launch("fosp_bringup", "safereach.launch.py", *folders(models, tmp_path))
+    launcher = launch("fosp_bringup", "safereach.launch.py", *given(models, tmp_path))
     with GraphClient() as client:
         wait_for_graph(client, launcher, eventually)
         first = eventually(lambda: launcher.nodes().get("policy_node"), "the policy node")
@@ -200,7 +241,7 @@ def test_arm_holds_when_the_launcher_is_killed_in_motion(
     composed = tmp_path / "composed.launch.py"
     composed.write_text(COMPOSED % (ROOT / "launch"))
     world = launch("fosp_bringup", "simulation.launch.py", "use_sim_time:=true")
-    rest = launch(str(composed), "sim:=mujoco", "use_sim_time:=true", *folders(models, tmp_path))
+    rest = launch(str(composed), "sim:=mujoco", "use_sim_time:=true", *given(models, tmp_path))
     goal = RunEpisodes.Goal(scene="standard", count=1, seed=0, reset_after_halt=True)
     with GraphClient() as client:
         wait_for_graph(client, rest, eventually)
@@ -230,10 +271,9 @@ def test_real_robot_in_a_dry_run_is_laid_out_by_an_operator_and_never_moved(
     from fosp_ros.testing import plain_image
     from fosp_sim.world import HOME, ArmKinematics
 
-    parameters = ROOT / "src/fosp_bringup/config/franka.yaml"
     launcher = launch(
-        *("fosp_bringup", "safereach.launch.py", "sim:=none", "dry_run:=true", f"parameters:={parameters}"),
-        *folders(models, tmp_path),
+        *("fosp_bringup", "safereach.launch.py", "sim:=none", "dry_run:=true"),
+        *given(models, tmp_path, ROOT / "src/fosp_bringup/config/franka.yaml"),
     )
     positions = ArmKinematics().solve(np.array(HOME), np.array([0.4, -0.1, 0.1]), iterations=60).tolist()
     with GraphClient() as client:
@@ -274,6 +314,51 @@ def test_real_robot_in_a_dry_run_is_laid_out_by_an_operator_and_never_moved(
     assert launcher.interrupt() == 0
 
 
+@pytest.mark.parametrize(("sim", "grey_levels"), [("mujoco", 1.0), ("gazebo", 15.0)])
+def test_camera_shows_the_layout_as_the_training_view_does(
+    launch: Launch, domain: int, eventually: Any, sim: str, grey_levels: float
+) -> None:
+    """Place of the outline and mean difference, against MuJoCo's picture of the same layout."""
+    import numpy as np
+    from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+    from sensor_msgs.msg import Image
+
+    from fosp_bringup.client import GraphClient
+    from fosp_camera.alignment import align
+    from fosp_interfaces.srv import ResetScene
+    from fosp_ros import names, qos
+    from fosp_ros.images import from_message
+    from fosp_sim.layout import sample_layout
+    from fosp_sim.world import World
+
+    try:
+        get_package_prefix({"mujoco": "fosp_sim", "gazebo": "ros_gz_sim"}[sim])
+    except PackageNotFoundError as absent:
+        pytest.skip(f"Gazebo is not installed: {absent}")
+    if sim == "gazebo" and "DISPLAY" not in os.environ:
+        pytest.skip("Gazebo's cameras need a display; xvfb-run gives one")
+    launcher = launch("fosp_bringup", "simulation.launch.py", f"sim:={sim}")
+    images: list[Any] = []
+    with GraphClient() as client:
+        client.node.create_subscription(Image, names.CAMERA_IMAGE, images.append, qos.IMAGE)
+        reset = client.node.create_client(ResetScene, names.SCENE_RESET)
+        eventually(lambda: launcher.process.poll() is not None or reset.service_is_ready(), "the simulation")
+        assert launcher.process.poll() is None, launcher.output
+        answer = reset.call_async(ResetScene.Request(scene="standard", seed=3))
+        eventually(answer.done, "the scene")
+        assert answer.result().success, answer.result().message
+        images.clear()
+        # The first ones may have been on their way.
+        eventually(lambda: len(images) > 5, "pictures of it")
+    picture = from_message(images[-1])
+    with World() as world:
+        world.reset(sample_layout("standard", 3))
+        drawn = world.render(picture.shape[1], picture.shape[0])
+    assert np.abs(picture.astype(int) - drawn.astype(int)).mean() < grey_levels
+    assert align(picture).pixels < 1.0
+    assert launcher.interrupt() == 0
+
+
 def test_everything_but_the_clock_moves_into_a_namespace_and_an_episode_runs_there(
     launch: Launch, models: Path, tmp_path: Path, domain: int, eventually: Any
 ) -> None:
@@ -285,7 +370,7 @@ def test_everything_but_the_clock_moves_into_a_namespace_and_an_episode_runs_the
     from fosp_ros import names
 
     arguments = ("namespace:=left", "use_sim_time:=true", "model:=safereach/tiny", "record:=false")
-    launcher = launch("fosp_bringup", "safereach.launch.py", *arguments, *folders(models, tmp_path))
+    launcher = launch("fosp_bringup", "safereach.launch.py", *arguments, *given(models, tmp_path))
     services = [f"/left{name}" for name in graph.services(graph.Arguments())]
     with GraphClient() as client:
         eventually(lambda: launcher.process.poll() is not None or not client.missing(services), "the graph")
@@ -326,12 +411,8 @@ def test_trainer_and_operators_tools_are_there_when_asked_for_and_the_arm_is_bro
     from fosp_ros import names
     from fosp_ros.kinematics import Chain
 
-    # On a busy machine the arm must not stop for a late message.
-    patient = {"joint_timeout_s": 2.0, "command_timeout_s": 2.0, "tracking_limit_rad": 1.0}
-    parameters = tmp_path / "parameters.yaml"
-    parameters.write_text(yaml.safe_dump({"/homing_node": {"ros__parameters": patient}}))
-    arguments = ("trainer:=true", "console:=true", f"console_port:={free_port()}", f"parameters:={parameters}")
-    launcher = launch("fosp_bringup", "safereach.launch.py", *arguments, *folders(models, tmp_path))
+    arguments = ("trainer:=true", "console:=true", f"console_port:={free_port()}")
+    launcher = launch("fosp_bringup", "safereach.launch.py", *arguments, *given(models, tmp_path))
     services = [*graph.services(graph.Arguments(trainer=True)), names.ARM_HOME]
     with GraphClient() as client:
         eventually(lambda: launcher.process.poll() is not None or not client.missing(services), "the graph")
@@ -381,7 +462,7 @@ def test_trainer_and_operators_tools_are_there_when_asked_for_and_the_arm_is_bro
 def test_wrong_argument_is_named_in_one_line_and_nothing_starts(
     launch: Launch, models: Path, tmp_path: Path, argument: str, message: str
 ) -> None:
-    launcher = launch("fosp_bringup", "safereach.launch.py", *folders(models, tmp_path), argument)
+    launcher = launch("fosp_bringup", "safereach.launch.py", *given(models, tmp_path), argument)
     assert launcher.process.wait(120) != 0
     assert message in launcher.output and "Traceback" not in launcher.output
     assert "process started" not in launcher.output
@@ -399,7 +480,7 @@ def test_package_that_is_not_installed_is_named_and_nothing_starts(
     with contextlib.suppress(PackageNotFoundError):
         get_package_prefix(package)
         pytest.skip(f"{package} is installed here")
-    launcher = launch("fosp_bringup", "safereach.launch.py", *folders(models, tmp_path), argument)
+    launcher = launch("fosp_bringup", "safereach.launch.py", *given(models, tmp_path), argument)
     assert launcher.process.wait(120) != 0
     assert "not installed: " in launcher.output and package in launcher.output
     assert "Traceback" not in launcher.output and "process started" not in launcher.output

@@ -60,6 +60,7 @@ ROS_PACKAGES = {
     "geometry_msgs",
     "launch",
     "launch_ros",
+    "launch_testing",
     "lifecycle_msgs",
     "rcl_interfaces",
     "moveit",
