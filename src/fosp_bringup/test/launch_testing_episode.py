@@ -1,6 +1,6 @@
 """An episode, and a tidy end, with the tools of ``launch_testing``.
 
-With an installed ROS 2: ``launch_test src/fosp_bringup/test/launch_testing_episode.py records_root:=/tmp/records``. The
+With an installed ROS 2: ``./run launch_test src/fosp_bringup/test/launch_testing_episode.py records_root:=DIR``. The
 arguments are those of ``safereach.launch.py``. ``tests/test_launch.py`` runs it where ``launch_testing`` is installed.
 """
 
