@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import threading
 import time
@@ -11,7 +10,6 @@ from typing import Any
 from geometry_msgs.msg import TwistStamped
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool
 from trajectory_msgs.msg import JointTrajectory
 
 import fosp_description
@@ -23,6 +21,7 @@ from fosp_core.task import COMMAND_HZ, TOOL_SPEED_LIMIT
 from fosp_ros import names, qos, runner
 from fosp_ros.diagnostics import Diagnostics, Health, Level
 from fosp_ros.errors import ConfigurationError, MessageError
+from fosp_ros.homing import HomingWord
 from fosp_ros.loop import SteadyLoop
 from fosp_ros.messages import joint_positions, linear_velocity
 from fosp_ros.parameters import Parameter, Parameters
@@ -119,8 +118,6 @@ PARAMETERS = (
 )
 
 _PERIOD_S = 1.0 / COMMAND_HZ
-_HOMING_S = 0.5
-"""How long the word that the arm is brought home holds; it comes every 100 ms."""
 _BAD_HOLDS = (
     HoldReason.STALE_JOINTS,
     HoldReason.BAD_COMMAND,
@@ -157,8 +154,7 @@ class ArmNode(Node):
         self._diagnostics = Diagnostics(self, self._health, hardware_id="panda_arm")
         self._joint_states = PolledSubscription(self, JointState, names.JOINT_STATES, qos.JOINT_STATES)
         self._commands = PolledSubscription(self, TwistStamped, names.ARM_COMMAND, qos.COMMAND)
-        self._homing = PolledSubscription(self, Bool, names.ARM_HOMING, qos.TASK_STATE)
-        self._homing_at = -math.inf
+        self._homing = HomingWord(self)
         self._lock = threading.Lock()  # guards the controller
         self._loop = SteadyLoop(_PERIOD_S, self._step, self._on_error, name="control")
         self._loop.start()
@@ -180,9 +176,7 @@ class ArmNode(Node):
                     self._diagnostics.count("bad_joint_state", str(error))
             for command in self._commands.take():
                 self._on_command(command, now)
-            for message in self._homing.take():
-                self._homing_at = now if message.data else -math.inf
-            if now - self._homing_at < _HOMING_S:
+            if self._homing.holds():
                 self._controller.release()
             self._controller.on_publishers(self.count_publishers(names.ARM_COMMAND))
             output = self._controller.step(now)

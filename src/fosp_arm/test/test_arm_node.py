@@ -206,7 +206,7 @@ def test_arm_that_is_brought_home_is_not_taken_for_one_that_does_not_hold(bench:
     homing = bench.client.create_publisher(Bool, names.ARM_HOMING, qos.TASK_STATE)
     bench.until(lambda: homing.get_subscription_count() > 0, "a listener")
     homing.publish(Bool(data=True))
-    bench.until(lambda: bench.node._homing_at > 0.0, "the word")
+    bench.until(lambda: bench.node._homing._heard_at > 0.0, "the word")
     bench.follows = False
     for _ in range(20):
         bench.measured = bench.measured + np.array([0.01, 0, 0, 0, 0, 0, 0])
@@ -220,7 +220,7 @@ def test_arm_that_is_brought_home_is_not_taken_for_one_that_does_not_hold(bench:
     bench.follows = True
     bench.command = twist(np.zeros(3))
     homing.publish(Bool(data=False))
-    bench.until(lambda: bench.node._homing_at < 0.0 and bench.is_holding(HoldReason.ZERO), "the end of homing")
+    bench.until(lambda: bench.node._homing._heard_at < 0.0 and bench.is_holding(HoldReason.ZERO), "the end of homing")
     bench.move()
 
 

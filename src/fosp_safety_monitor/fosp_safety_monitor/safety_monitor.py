@@ -26,6 +26,7 @@ from fosp_ros import names, qos, runner
 from fosp_ros.diagnostics import Diagnostics, Health, Level
 from fosp_ros.errors import ConfigurationError, MessageError
 from fosp_ros.frames import FrameReader
+from fosp_ros.homing import HomingWord
 from fosp_ros.lifecycle import AUTOSTART, ManagedNode
 from fosp_ros.loop import SteadyLoop
 from fosp_ros.messages import twist
@@ -108,6 +109,7 @@ class SafetyMonitor(ManagedNode):
         self._waiting: PolicyDecision | None = None  # for a frame that was not judged yet
         self._frame_stamp_ns = -1
         self._reader = FrameReader(self, self._limits.joint_age_s)
+        self._homing = HomingWord(self)
         self._commands = self.create_publisher(TwistStamped, names.ARM_COMMAND, qos.COMMAND)
         self._statuses = self.create_publisher(SafetyStatus, names.SAFETY_STATUS, qos.STATUS)
         images = PolledSubscription(self, Image, names.CAMERA_IMAGE, qos.IMAGE)
@@ -197,7 +199,8 @@ class SafetyMonitor(ManagedNode):
             violation_probability=output.state_violation_probability,
             # Between episodes nobody acts on the frames, and a scene that is laid out anew is no surprise.
             is_first=output.is_first or not frame.running,
-            others_may_move=frame.others_may_move,
+            # The way home begins after an episode, where the arm has to hold otherwise; in an episode nobody goes it.
+            others_may_move=frame.others_may_move or (self._homing.holds() and not frame.running),
         )
         with self._lock:
             self._state = safety.observe_frame(

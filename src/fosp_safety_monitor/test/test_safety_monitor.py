@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from geometry_msgs.msg import TwistStamped
 from rclpy.parameter import Parameter
+from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
 from fosp_core.bundle import BundleError, update_manifest
@@ -264,6 +266,31 @@ def test_an_arm_that_moves_although_it_should_hold_halts(bench: MonitorBench) ->
     bench.run_until(lambda: bench.node._state.held_at is not None, "rest")
     elsewhere = (0.3, *ABOVE_THE_TABLE[1:])
     bench.until(lambda: bench.halted(Reason.ARM_MOVES), "the reason", lambda: bench.send_frame(joints=elsewhere))
+
+
+def test_arm_that_is_brought_home_after_an_episode_is_no_arm_that_does_not_hold(bench: MonitorBench) -> None:
+    word = bench.client.create_publisher(Bool, names.ARM_HOMING, qos.TASK_STATE)
+    bench.until(word.get_subscription_count, "the monitor")
+    way = np.linspace(ABOVE_THE_TABLE[3], ABOVE_THE_TABLE[3] + 0.5, 30)
+
+    def at(elbow: float, homing: bool) -> None:
+        word.publish(Bool(data=homing))
+        bench.send_frame(joints=(*ABOVE_THE_TABLE[:3], float(elbow), *ABOVE_THE_TABLE[4:]), phase=TaskState.ENDED)
+
+    def holds() -> bool:
+        return bench.node._state.held_at is not None
+
+    bench.move()
+    bench.until(holds, "rest", lambda: at(way[0], False))
+    bench.until(lambda: not holds(), "the word", lambda: at(way[0], True))
+    for elbow in way:
+        at(elbow, True)
+        time.sleep(0.02)
+        assert Reason.ARM_MOVES not in bench.reasons
+    bench.until(holds, "another place to hold", lambda: at(way[-1], False))
+    assert Reason.ARM_MOVES not in bench.reasons
+    # Without the word, the way back is one that nobody ordered.
+    bench.until(lambda: Reason.ARM_MOVES in bench.reasons, "the reason", lambda: at(way[0], False))
 
 
 def test_missing_joint_states_are_no_healthy_input(bench: MonitorBench) -> None:
