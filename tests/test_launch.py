@@ -122,7 +122,13 @@ def free_port() -> int:
 
 
 PATIENT: dict[str, dict[str, float]] = {
-    "safety_monitor": {"frame_age_s": 1.0, "decision_age_s": 0.5, "joint_age_s": 0.5, "frame_rate_hz": 0.5},
+    "safety_monitor": {
+        "frame_age_s": 1.0,
+        "decision_age_s": 0.5,
+        "joint_age_s": 0.5,
+        "frame_rate_hz": 0.5,
+        "future_s": 0.2,
+    },
     "policy_node": {"joint_tolerance_s": 0.5},
     "arm_node": {"command_timeout_s": 0.3, "joint_timeout_s": 1.0, "command_age_s": 2.0},
     "homing_node": {"joint_timeout_s": 2.0, "command_timeout_s": 2.0, "tracking_limit_rad": 1.0},
@@ -246,7 +252,10 @@ def test_arm_holds_when_the_launcher_is_killed_in_motion(
     with GraphClient() as client:
         wait_for_graph(client, rest, eventually)
         assert set(world.nodes()) == {"simulation_node"}
-        killed = client.kill_in_motion(goal, rest.process.pid, 5, lambda feedback: None, lambda: None)
+        killed = None
+        # On a busy machine an episode may pass in which the arm never gets going.
+        for _ in range(5):
+            killed = killed or client.kill_in_motion(goal, rest.process.pid, 5, lambda feedback: None, lambda: None)
         assert killed is not None, rest.output
     hold = measure_hold(killed.samples, killed.at_s)
     assert hold.within_travel, hold
@@ -440,6 +449,7 @@ def test_trainer_and_operators_tools_are_there_when_asked_for_and_the_arm_is_bro
         assert said.success, said.message
         tool = Chain.from_urdf(fosp_description.urdf_path()).position(client._joints[-1][1])
         np.testing.assert_allclose(tool, [0.36, 0.0, 0.10], atol=0.03)
+    assert "the arm moves although it was told to hold" not in launcher.output
     assert launcher.interrupt() == 0
     assert launcher.nodes() == {}
 
