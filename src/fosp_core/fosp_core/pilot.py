@@ -75,12 +75,17 @@ class Pilot:
         self._monitor = PolicyRuntime(bundle) if monitor else None
         self._thresholds = bundle.manifest.thresholds
         self._limits = limits or Limits()
-        self._noise, self._rng = noise, np.random.default_rng(seed)
+        self._noise = noise
         self._judges = judge
-        self.start()
+        self.start(seed)
 
-    def start(self) -> None:
-        """Begin an episode: forget the past; a halt of the last episode is taken as reset by the operator."""
+    def start(self, seed: int | None = None) -> None:
+        """Begin an episode: forget the past; a halt of the last episode is taken as reset by the operator. ``seed``
+        begins selection and noise anew.
+        """
+        if seed is not None:
+            self._selector.reseed(seed)
+            self._rng = np.random.default_rng(seed)
         self._policy.reset()
         if self._monitor is not None:
             self._monitor.reset()

@@ -91,6 +91,10 @@ class Selector:
         self.temperature = temperature
         self.mode = mode
         self.cost_limit = cost_limit
+        self.reseed(seed)
+
+    def reseed(self, seed: int) -> None:
+        """Begin the random numbers of ``sample`` anew."""
         self._rng = np.random.default_rng(seed)
 
     def select(self, output: StepOutput) -> Selection:

@@ -90,3 +90,14 @@ def test_without_the_monitor_everything_passes_and_may_still_be_judged(bundle: B
     # The price of a halt depends on every way out that the monitor would have had.
     limits = Pilot(bundle)._limits
     assert asked == [1 + len(ways_out(ONLINE, ((0.5, 0.0, 0.0), ONLINE), tuple(TOOL), limits))]
+
+
+def test_noise_starts_anew_with_the_seed_and_not_with_the_pilot(bundle: Bundle) -> None:
+    def actions(pilot: Pilot, seed: int) -> list[tuple[float, ...]]:
+        pilot.start(seed)
+        return [tuple(act(pilot, 0.3).action) for _ in range(3)]
+
+    pilot = Pilot(bundle, monitor=False, noise=0.5)
+    first, other = actions(pilot, 7), actions(pilot, 8)
+    assert first != other
+    assert actions(pilot, 7) == actions(Pilot(bundle, monitor=False, noise=0.5), 7) == first

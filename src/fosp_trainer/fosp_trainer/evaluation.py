@@ -55,7 +55,8 @@ Result = tuple[dict[str, Any], Episode | None]
 def run_episode(env: Any, pilot: Pilot | PlanningPilot, drive: Drive, seed: int) -> Result:
     """One episode of the layout ``seed``: its record, and the episode when it is kept."""
     observation, info = env.reset(seed=seed)
-    pilot.start()
+    # the outcome must not depend on who ran what before
+    pilot.start(seed)
     builder = EpisodeBuilder(kind="policy", scene=drive.scene, layout_seed=seed)
     builder.add_frame(observation, info)
     total, costs, steps, clearance, worst = 0.0, 0.0, 0, float(info["clearance"]), 0.0
@@ -109,7 +110,7 @@ def _register_environments() -> None:
         raise UserError(f"no installed package registers {ENVIRONMENT}; build the workspace and start through ./run")
 
 
-def _pilot(drive: Drive, seed: int) -> Pilot | PlanningPilot:
+def _pilot(drive: Drive) -> Pilot | PlanningPilot:
     if drive.planner:
         import torch
 
@@ -118,7 +119,7 @@ def _pilot(drive: Drive, seed: int) -> Pilot | PlanningPilot:
 
         torch.set_num_threads(1)
         return PlanningPilot(load_agent(drive.bundle))
-    return Pilot(load_bundle(drive.bundle), drive.monitor, drive.mode, drive.noise, seed, judge=drive.trace)
+    return Pilot(load_bundle(drive.bundle), drive.monitor, drive.mode, drive.noise, judge=drive.trace)
 
 
 _worker: tuple[Drive, Any, Pilot | PlanningPilot] | None = None
@@ -133,14 +134,9 @@ def _run_chunk(drive: Drive, seeds: Sequence[int]) -> list[Result]:
             _worker[1].close()
         _register_environments()
         env = gymnasium.make(ENVIRONMENT, scene=drive.scene, visual_randomization=drive.visual_randomization)
-        _worker = (drive, env, _pilot(drive, seeds[0]))
-    _, env, _ = _worker
-    results = []
-    for seed in seeds:
-        # A pilot of its own for every episode's random numbers: the outcome must not depend on who ran what before.
-        pilot = _pilot(drive, seed) if drive.noise else _worker[2]
-        results.append(run_episode(env, pilot, drive, seed))
-    return results
+        _worker = (drive, env, _pilot(drive))
+    _, env, pilot = _worker
+    return [run_episode(env, pilot, drive, seed) for seed in seeds]
 
 
 def run_episodes(

@@ -98,8 +98,11 @@ class PlanningPilot:
         self._seed = seed
         self.start()
 
-    def start(self) -> None:
-        """Begin an episode: forget the past. The same frames then lead to the same actions."""
+    def start(self, seed: int | None = None) -> None:
+        """Begin an episode: forget the past. The same frames then lead to the same actions. ``seed`` replaces the
+        pilot's own.
+        """
+        self._seed = self._seed if seed is None else seed
         self._state: State | None = None
         self._executed = torch.zeros(1, 1, self.agent.config.space.action)
         self._plan: Tensor | None = None
