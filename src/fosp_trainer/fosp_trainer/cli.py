@@ -21,6 +21,7 @@ from fosp_trainer.commands import (
     models,
     online,
     pretrain,
+    refit,
     shifts,
 )
 from fosp_trainer.config import Config
@@ -36,6 +37,7 @@ COMMANDS: Final[dict[str, tuple[type, Callable[[Any], None]]]] = {
     "compare": (compare.Compare, compare.run),
     "few-shot": (few_shot.FewShot, few_shot.run),
     "models": (models.Models, models.run),
+    "refit": (refit.Refit, refit.run),
     "calibrate": (calibrate.Calibrate, calibrate.run),
     "shifts": (shifts.Shifts, shifts.run),
 }
