@@ -475,6 +475,12 @@ def _launcher(number: signal.Signals) -> Callable[[Rig], Trial]:
 # -- at rest: refusals ----------------------------------------------------------------------------------------
 
 
+def _answer_at_rest(rig: Rig, service: str, bundle: str) -> LoadModel.Response | None:
+    """Answer to the request to load a bundle; None while, as far as the node knows from its last frame, an episode runs."""
+    answer: LoadModel.Response = rig.call(LoadModel, service, LoadModel.Request(bundle=bundle))
+    return None if "an episode is running" in answer.message else answer
+
+
 def _refusal(name: str, what: str, spoil: Callable[[Path], str], culprit: str) -> Fault:
     """A bundle that must be refused by name while the old one goes on."""
 
@@ -483,7 +489,7 @@ def _refusal(name: str, what: str, spoil: Callable[[Path], str], culprit: str) -
         bundle = spoil(rig.models)
         for service in (names.SAFETY_LOAD_MODEL, names.POLICY_LOAD_MODEL):
             rig.until(lambda: not rig.moves(), "rest")
-            answer = rig.call(LoadModel, service, LoadModel.Request(bundle=bundle))
+            answer = rig.until(partial(_answer_at_rest, rig, service, bundle), f"rest of {service}", pause_s=0.1)
             trial.answers.append(answer.message)
             trial.demand(not answer.success, f"{service} took it")
             trial.demand(culprit in answer.message, f"{service} does not name {culprit}: {answer.message}")
