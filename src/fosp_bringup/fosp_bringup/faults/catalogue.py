@@ -476,7 +476,7 @@ def _launcher(number: signal.Signals) -> Callable[[Rig], Trial]:
 
 
 def _answer_at_rest(rig: Rig, service: str, bundle: str) -> LoadModel.Response | None:
-    """Answer to the request to load a bundle; None while, as far as the node knows from its last frame, an episode runs."""
+    """Answer to the request to load a bundle; None while the node, by its last frame, takes an episode to be running."""
     answer: LoadModel.Response = rig.call(LoadModel, service, LoadModel.Request(bundle=bundle))
     return None if "an episode is running" in answer.message else answer
 
@@ -490,7 +490,7 @@ def _refusal(name: str, what: str, spoil: Callable[[Path], str], culprit: str) -
         for service in (names.SAFETY_LOAD_MODEL, names.POLICY_LOAD_MODEL):
             rig.until(lambda: not rig.moves(), "rest")
             answer = rig.until(partial(_answer_at_rest, rig, service, bundle), f"rest of {service}", pause_s=0.1)
-            trial.answers.append(answer.message)
+            trial.answers.append(answer.message.replace(f"{rig.models}/", ""))
             trial.demand(not answer.success, f"{service} took it")
             trial.demand(culprit in answer.message, f"{service} does not name {culprit}: {answer.message}")
             trial.demand(answer.model_id == Path(MODEL).name, f"{service} now runs {answer.model_id!r}")
