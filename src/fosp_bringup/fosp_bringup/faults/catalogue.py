@@ -476,7 +476,7 @@ def _launcher(number: signal.Signals) -> Callable[[Rig], Trial]:
 
 
 def _answer_at_rest(rig: Rig, service: str, bundle: str) -> LoadModel.Response | None:
-    """Answer to the request to load a bundle; None while the node, by its last frame, takes an episode to be running."""
+    """Answer of a node to the request to load a bundle; None while its last frame is one of an episode."""
     answer: LoadModel.Response = rig.call(LoadModel, service, LoadModel.Request(bundle=bundle))
     return None if "an episode is running" in answer.message else answer
 
