@@ -40,6 +40,8 @@ MOVING_SPEED: Final = 0.1
 """Tool speed in m/s from which on the arm is in the middle of a motion."""
 SILENCE_S: Final = 120.0
 """Longest wait for a sign of life; a scene reset or a dataset of many episodes takes a while."""
+ASK_AGAIN_S = 5.0
+"""How long the answer to a request that may be repeated is waited for."""
 _HISTORY: Final = 1500
 _STEP_S: Final = 1e-3
 _Joints: TypeAlias = "tuple[float, NDArray[np.float64], NDArray[np.float64]]"
@@ -102,14 +104,29 @@ class GraphClient:
 
     def set_parameter(self, node: str, name: str, value: int | float, check: Check) -> None:
         """Set a number of a node; raises ``SilenceError`` with its answer when it refuses."""
-        client = self.node.create_client(SetParameters, f"/{node}/set_parameters")
-        self._wait(client.service_is_ready, check, f"the parameters of {node}")
         if isinstance(value, int):
             content = ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=value)
         else:
             content = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=value)
-        future = client.call_async(SetParameters.Request(parameters=[Parameter(name=name, value=content)]))
-        answer = self._wait(future.done, check, f"the parameters of {node}", future.result)
+        request = SetParameters.Request(parameters=[Parameter(name=name, value=content)])
+        client = self.node.create_client(SetParameters, f"/{node}/set_parameters")
+        asked: list[Any] = []
+        ask_at = -math.inf
+
+        def answered() -> bool:
+            # A server is known before its answers find their way back: the first one may be lost.
+            nonlocal ask_at
+            if time.monotonic() >= ask_at:
+                asked.append(client.call_async(request))
+                ask_at = time.monotonic() + ASK_AGAIN_S
+            return any(future.done() for future in asked)
+
+        try:
+            self._wait(client.service_is_ready, check, f"the parameters of {node}")
+            self._wait(answered, check, f"the parameters of {node}")
+            answer = next(future.result() for future in asked if future.done())
+        finally:
+            self.node.destroy_client(client)
         if not answer.results[0].successful:
             raise SilenceError(f"{node} did not take {name} = {value}: {answer.results[0].reason}")
 
