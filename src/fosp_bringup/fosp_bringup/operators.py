@@ -306,10 +306,7 @@ class Graph:
             else:
                 self._load_newest(tell, end)
 
-        if self._list.service_is_ready():
-            self._call(self._list, ListModels.Request(), listed, tell, end, ANSWER_S)
-        else:
-            self._load_newest(tell, end)
+        self._ask_trainer(listed, self._load_newest, tell, end)
 
     def _roll_back(self, tell: Callable[[str], None], end: Callable[[str], None]) -> None:
         """What came from a round is taken back by the trainer, so that no graph starts with it again."""
@@ -320,10 +317,20 @@ class Graph:
             else:
                 self._load_earlier(tell, end)
 
+        self._ask_trainer(listed, self._load_earlier, tell, end)
+
+    def _ask_trainer(
+        self,
+        listed: Callable[[Any], None],
+        without: Callable[[Callable[[str], None], Callable[[str], None]], None],
+        tell: Callable[[str], None],
+        end: Callable[[str], None],
+    ) -> None:
+        """Go on with the trainer's list of models, or in another way where there is no trainer."""
         if self._list.service_is_ready():
             self._call(self._list, ListModels.Request(), listed, tell, end, ANSWER_S)
         else:
-            self._load_earlier(tell, end)
+            without(tell, end)
 
     def _load_newest(self, tell: Callable[[str], None], end: Callable[[str], None]) -> None:
         try:

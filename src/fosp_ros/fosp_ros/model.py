@@ -8,7 +8,7 @@ from pathlib import Path
 from fosp_core.bundle import BundleError, load_bundle, newest, resolve
 from fosp_core.runtime import PolicyRuntime
 from fosp_interfaces.srv import LoadModel
-from fosp_ros.errors import ConfigurationError
+from fosp_ros.errors import BUSY, ConfigurationError
 from fosp_ros.lifecycle import ManagedNode
 from fosp_ros.parameters import Parameter, Parameters
 
@@ -66,7 +66,7 @@ def answer_load(
         response.message = "refused: the node is not configured"
         return response
     if busy:
-        response.message = "refused: an episode is running; models are changed at rest"
+        response.message = f"refused: {BUSY}; models are changed at rest"
         return response
     try:
         runtime = open_model(parameters, request.bundle)

@@ -162,6 +162,23 @@ def run_episodes(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def kept_episodes(
+    drives: Sequence[tuple[str, Drive, Sequence[int]]], workers: int = 2, quiet: bool = False, name: str = "episodes"
+) -> tuple[list[Episode], dict[str, list[dict[str, Any]]]]:
+    """Run drives that keep their episodes, each with the kind that it is and its layouts. Returns the episodes in the
+    order of their layouts, and the records of each kind, in any order.
+    """
+    kinds = {drive: kind for kind, drive, _ in drives}
+    records: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds.values()}
+    episodes: list[tuple[int, Episode]] = []
+    for drive, (record, episode) in run_episodes([(d, seeds) for _, d, seeds in drives], workers, quiet, name):
+        assert episode is not None
+        records[kinds[drive]].append(record)
+        episodes.append((record["seed"], episode))
+    episodes.sort(key=lambda pair: pair[0])
+    return [episode for _, episode in episodes], records
+
+
 def traced_episodes(
     groups: Mapping[str, tuple[Drive, Sequence[int]]],
     workers: int = 2,

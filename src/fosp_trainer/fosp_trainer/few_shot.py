@@ -17,7 +17,7 @@ from fosp_core.episode import Episode
 from fosp_trainer.config import FineTuneConfig
 from fosp_trainer.data import Frames, concatenate, from_episodes, read_dataset, split
 from fosp_trainer.errors import UserError
-from fosp_trainer.evaluation import Drive, evaluate, run_episodes, summarize
+from fosp_trainer.evaluation import Drive, evaluate, kept_episodes, summarize
 from fosp_trainer.export import export_bundle, load_agent
 from fosp_trainer.fine_tune import Progress, Report, fine_tune
 from fosp_trainer.progress import bar
@@ -58,17 +58,11 @@ def explore(
     first = FIRST_SEED_INDEX + LAYOUTS_A_SEED * seed
     seeds = [task.data_seed(first + i) for i in range(episodes)]
     plain = Drive(str(bundle), scene, monitor=False, mode="sample" if expansion else "online", keep=True)
-    drives: list[tuple[Drive, Sequence[int]]] = [(plain, seeds[::2])]
+    drives = [("plain", plain, seeds[::2])]
     if seeds[1::2]:
-        drives.append((dataclasses.replace(plain, noise=noise), seeds[1::2]))
-    found: list[tuple[int, Episode]] = []
-    records = []
-    for _, (record, episode) in run_episodes(drives, workers, quiet, f"explore {scene}"):
-        assert episode is not None
-        found.append((record["seed"], episode))
-        records.append(record)
-    found.sort(key=lambda pair: pair[0])
-    return [episode for _, episode in found], summarize(records)
+        drives.append(("noisy", dataclasses.replace(plain, noise=noise), seeds[1::2]))
+    own, records = kept_episodes(drives, workers, quiet, f"explore {scene}")
+    return own, summarize([record for rows in records.values() for record in rows])
 
 
 def replay_set(sources: Sequence[str | Path], config: FineTuneConfig, held_out: float, seed: int) -> Frames | None:

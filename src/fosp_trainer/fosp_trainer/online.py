@@ -21,7 +21,7 @@ from fosp_trainer.agent import Agent
 from fosp_trainer.config import OnlineConfig
 from fosp_trainer.data import Frames, concatenate, from_episodes, read_dataset
 from fosp_trainer.errors import UserError
-from fosp_trainer.evaluation import Drive, run_episodes, summarize
+from fosp_trainer.evaluation import Drive, kept_episodes, summarize
 from fosp_trainer.export import export_bundle
 from fosp_trainer.pretrain import Latents, Trainer, flips_of
 from fosp_trainer.progress import Log, console
@@ -68,16 +68,9 @@ def run_round(agent: Agent, number: int, workers: int, quiet: bool) -> tuple[lis
             export_bundle(variant, folder, bundle_id=name, frames=None, thresholds=_UNWATCHED)
             folders.append(str(folder))
         planned = plan(config.online, number, *folders)
-        kinds = {drive: kind for kind, drive, _ in planned}
-        records: dict[str, list[dict[str, Any]]] = {}
-        episodes: list[tuple[int, Episode]] = []
-        jobs = [(drive, seeds) for _, drive, seeds in planned]
-        for drive, (record, episode) in run_episodes(jobs, workers, quiet, f"round {number}"):
-            records.setdefault(f"{kinds[drive]} {drive.scene}", []).append(record)
-            assert episode is not None
-            episodes.append((record["seed"], episode))
-    episodes.sort(key=lambda pair: pair[0])
-    return [episode for _, episode in episodes], {name: summarize(rows) for name, rows in sorted(records.items())}
+        named = [(f"{kind} {drive.scene}", drive, seeds) for kind, drive, seeds in planned]
+        episodes, records = kept_episodes(named, workers, quiet, f"round {number}")
+    return episodes, {name: summarize(rows) for name, rows in sorted(records.items())}
 
 
 def online(trainer: Trainer, rounds: int, workers: int = 2) -> None:

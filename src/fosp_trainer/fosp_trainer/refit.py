@@ -7,7 +7,7 @@ reachability estimate changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from fosp_trainer.agent import Agent
 from fosp_trainer.config import OptimizerConfig
 from fosp_trainer.data import Frames
 from fosp_trainer.errors import UserError
-from fosp_trainer.evaluation import Drive, run_episodes, summarize
+from fosp_trainer.evaluation import Drive, kept_episodes, summarize
 from fosp_trainer.nets import Optimizer
 from fosp_trainer.pretrain import Latents, flips_of, merge
 
@@ -73,18 +73,9 @@ def own_episodes(
     bundle: str, config: RefitConfig, seed: int, workers: int = 2, quiet: bool = False
 ) -> tuple[list[Episode], dict[str, Any]]:
     """Run the plan. Returns the episodes in the order of their layouts, and the rates of each kind."""
-    planned = plan(bundle, config, seed)
-    kinds = {drive: kind for kind, drive, _ in planned}
-    records: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds.values()}
-    episodes: list[tuple[int, Episode]] = []
-    jobs: list[tuple[Drive, Sequence[int]]] = [(drive, seeds) for _, drive, seeds in planned]
-    for drive, (record, episode) in run_episodes(jobs, workers, quiet, "own episodes"):
-        assert episode is not None
-        records[kinds[drive]].append(record)
-        episodes.append((record["seed"], episode))
-    episodes.sort(key=lambda pair: pair[0])
+    episodes, records = kept_episodes(plan(bundle, config, seed), workers, quiet, "own episodes")
     rates = {kind: {k: v for k, v in summarize(rows).items() if k != "records"} for kind, rows in records.items()}
-    return [episode for _, episode in episodes], rates
+    return episodes, rates
 
 
 def refit(

@@ -34,7 +34,7 @@ from fosp_interfaces.msg import ModelEntry, SafetyStatus
 from fosp_interfaces.srv import DiffModels, ListModels, LoadModel, ShowModel
 from fosp_ros import names, qos, runner
 from fosp_ros.diagnostics import Diagnostics, Health, Level
-from fosp_ros.errors import ConfigurationError
+from fosp_ros.errors import BUSY, ConfigurationError
 from fosp_ros.lifecycle import AUTOSTART, ManagedNode
 from fosp_ros.parameters import Parameter, Parameters
 from fosp_trainer.errors import UserError
@@ -45,8 +45,6 @@ Handle: TypeAlias = "ServerGoalHandle[Any, Any, Any]"
 SERVICE_TIMEOUT_S: Final = 15.0
 AGAIN_S: Final = 2.0
 """Pause between two attempts to end an interrupted change of the model."""
-BUSY: Final = "an episode is running"
-"""What a node says that changes its model at rest only."""
 
 PARAMETERS: Final = (
     AUTOSTART,

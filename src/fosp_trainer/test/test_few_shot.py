@@ -11,7 +11,7 @@ import pytest
 
 from fosp_core.bundle import Bundle
 from fosp_core.testing import make_bundle
-from fosp_trainer import few_shot
+from fosp_trainer import evaluation, few_shot
 from fosp_trainer.config import Config
 from fosp_trainer.data import Frames
 from fosp_trainer.evaluation import Drive
@@ -34,7 +34,7 @@ def test_own_episodes_are_run_by_both_policies_or_the_one(
                 }  # fmt: skip
                 yield drive, (record, object())
 
-    monkeypatch.setattr(few_shot, "run_episodes", run_episodes)
+    monkeypatch.setattr(evaluation, "run_episodes", run_episodes)
     episodes, rates = few_shot.explore("bundle", "new_objects", 5, 0, noise=0.2, expansion=expansion)
     assert len(episodes) == rates["episodes"] == 5
     assert [(drive.mode, drive.noise) for drive in driven] == [(mode, 0.0), (mode, 0.2)]

@@ -43,6 +43,7 @@ from fosp_core.testing import make_bundle
 from fosp_interfaces.action import RunEpisodes
 from fosp_interfaces.srv import LoadModel
 from fosp_ros import names, qos
+from fosp_ros.errors import BUSY
 from fosp_ros.messages import twist
 from fosp_ros.stamps import from_nanoseconds, to_nanoseconds
 
@@ -478,7 +479,7 @@ def _launcher(number: signal.Signals) -> Callable[[Rig], Trial]:
 def _answer_at_rest(rig: Rig, service: str, bundle: str) -> LoadModel.Response | None:
     """Answer of a node to the request to load a bundle; None while its last frame is one of an episode."""
     answer: LoadModel.Response = rig.call(LoadModel, service, LoadModel.Request(bundle=bundle))
-    return None if "an episode is running" in answer.message else answer
+    return None if BUSY in answer.message else answer
 
 
 def _refusal(name: str, what: str, spoil: Callable[[Path], str], culprit: str) -> Fault:
