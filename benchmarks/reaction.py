@@ -44,6 +44,9 @@ from fosp_ros.testing import ABOVE_THE_TABLE, plain_image
 SAFE, DANGEROUS = plain_image(), plain_image(0.95, 0.95, 0.95)
 TRAINER_NICENESS = 10
 """As the graph starts it."""
+READY_TIMEOUT_S = 60.0
+RESETS = 20
+"""Times a reset is asked for; each refusal is followed by 0.3 s of healthy frames, and a second is enough."""
 WARM_UP_S = 30.0
 """Processor time after which a trainer has imported everything and makes updates."""
 MODULES = {
@@ -73,10 +76,13 @@ class World:
     """Camera, robot and task for the three nodes, and what the monitor commands."""
 
     def __init__(self, models: Path) -> None:
-        parameters = ["--ros-args", "-p", f"models_root:={models}", "-p", "bundle:=safereach/test"]
+        model = {"models_root": str(models), "bundle": "safereach/test"}
+        # the test bundle claims no bound
+        parameters = {"policy_node": model, "safety_monitor": {**model, "require_calibration": "false"}, "arm_node": {}}
         self.processes = {
             name: subprocess.Popen(
-                [sys.executable, "-m", module, *(parameters if name != "arm_node" else [])], stderr=subprocess.DEVNULL
+                [sys.executable, "-m", module, "--ros-args"]
+                + [word for key, value in parameters[name].items() for word in ("-p", f"{key}:={value}")]
             )
             for name, module in MODULES.items()
         }
@@ -101,9 +107,17 @@ class World:
     def __enter__(self) -> World:
         self._spinner.start()
         self._listener.start()
-        for client in (self._halt, self._reset):
-            client.wait_for_service()
-        self.frames(TaskState.READY, 30)
+        try:
+            begin = time.monotonic()
+            while not all(client.service_is_ready() for client in (self._halt, self._reset)):
+                self.check()
+                if time.monotonic() - begin > READY_TIMEOUT_S:
+                    raise SystemExit(f"reaction: the monitor offers no halt and reset after {READY_TIMEOUT_S:g} s")
+                time.sleep(0.1)
+            self.frames(TaskState.READY, 30)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -114,6 +128,12 @@ class World:
         self._listener.close()
         rclpy.shutdown()
         self._spinner.join()
+
+    def check(self) -> None:
+        """Raise ``SystemExit`` when a node has ended."""
+        for name, process in self.processes.items():
+            if process.poll() is not None:
+                raise SystemExit(f"reaction: {name} ended with {process.returncode}")
 
     def frame(self, phase: int, image: np.ndarray = SAFE, is_first: bool = False) -> int:
         """Publish one frame and what belongs to it; returns its stamp."""
@@ -141,6 +161,7 @@ class World:
         stamps = []
         due = time.monotonic()
         for i in range(count):
+            self.check()
             stamps.append(self.frame(phase, image, is_first=i == 0))
             for tick in range(5):
                 if tick:
@@ -225,8 +246,12 @@ def halts(world: World, trials: int, trigger: Callable[[], int]) -> list[float]:
         time.sleep(0.1)
         world.frames(TaskState.RUNNING, 3)
         times.append(world.hold_after_ms(at))
-        while not world.call("reset"):
+        for _ in range(RESETS):
+            if world.call("reset"):
+                break
             world.frames(TaskState.READY, 3)
+        else:
+            raise SystemExit("reaction: the monitor refuses to reset")
     return times
 
 
