@@ -68,9 +68,8 @@ def perturbations(config: ProposalConfig, action: int) -> Tensor:
 def constrained_choice(candidates: Tensor, q_reward: Tensor, q_cost: Tensor, limit: float) -> Tensor:
     """Of candidates (N, K, A) the best Q_r with Q_c <= limit, or the least Q_c where none is within: index (N,)."""
     allowed = q_cost <= limit
-    # one score, so that the exported graph needs a single argmax: Q values are far below 1e6
-    score = torch.where(allowed, q_reward, -1e6 - q_cost)
-    return score.argmax(-1)
+    best = torch.where(allowed, q_reward, torch.full_like(q_reward, -torch.inf))
+    return torch.where(allowed.any(-1, keepdim=True), best, -q_cost).argmax(-1)
 
 
 def propose(critics: Critics, features: Tensor, mean: Tensor, offsets: Tensor, limit: float) -> Tensor:

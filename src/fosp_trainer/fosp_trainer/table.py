@@ -30,6 +30,8 @@ WRIST_CELLS: Final = 2
 NEAR_LEVELS: Final = 4
 DIRECTIONS: Final = 16
 RADII_M: Final = (0.035, 0.07)
+GOAL_CELLS: Final = 1.5
+"""Nearer to the goal's place the way is the distance, whatever stands there."""
 FAR: Final = 200.0
 """Of the way, where no way is known; in cells."""
 REACH_M: Final = (0.31, 0.73)
@@ -190,9 +192,9 @@ class Geometry(nn.Module):
         squeezed = [x[:, 0] for x in levels]
         return torch.stack(squeezed).mean(0), squeezed
 
-    def way(self, levels: list[Tensor], place: Tensor) -> Tensor:
+    def way(self, levels: list[Tensor], place: Tensor, goal_cells: float = GOAL_CELLS) -> Tensor:
         """Length (N, C, C) of the best way to places (N, 2) from each cell, in cells: value iteration in which a cell
-        costs more, the nearer obstacles it is.
+        costs more, the nearer obstacles it is. Cells within ``goal_cells`` are where ways end.
         """
         price = 1.0 + self.config.wall_price * self.walls
         for weight, level in zip(self.config.prices, levels, strict=True):
@@ -200,7 +202,7 @@ class Geometry(nn.Module):
         dx = (self.along[0] - place[:, :1]) / task.TABLE_CELL_M
         dy = (self.along[1] - place[:, 1:]) / task.TABLE_CELL_M
         distance = torch.sqrt(dx[:, :, None] ** 2 + dy[:, None] ** 2 + 1e-6)
-        value = torch.where(distance < 1.5, -distance, torch.full_like(distance, -FAR))
+        value = torch.where(distance < goal_cells, -distance, torch.full_like(distance, -FAR))
         if torch.jit.is_tracing():
             return -sweep_pooled(value[:, None], price[:, None], self.config.sweeps)[:, 0]
         return -sweep(value, price, self.config.sweeps)

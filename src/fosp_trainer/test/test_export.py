@@ -10,6 +10,7 @@ import torch
 
 from fosp_core.bundle import Bundle, Thresholds
 from fosp_core.pilot import Pilot
+from fosp_core.task import TABLE_CELL_M
 from fosp_core.testing import make_bundle
 from fosp_trainer import config as configuration
 from fosp_trainer import export
@@ -17,7 +18,7 @@ from fosp_trainer.agent import Agent
 from fosp_trainer.data import Frames
 from fosp_trainer.errors import UserError
 from fosp_trainer.evaluation import summarize
-from fosp_trainer.table import LENGTH
+from fosp_trainer.table import CELLS, GOAL_CELLS, LENGTH, Table
 from fosp_trainer.thresholds import provisional_thresholds
 
 THRESHOLDS = Thresholds(caution=0.5, halt=0.8, surprise=50.0)
@@ -46,6 +47,27 @@ def test_parity_check_notices_other_weights(bundle: Bundle, frames: Frames) -> N
     torch.manual_seed(1)
     other = Agent(configuration.preset("debug")).eval()
     assert export.parity_error(other, bundle, frames) > export.TOLERANCE
+
+
+@torch.no_grad()
+def test_a_cell_on_the_very_edge_of_the_goal_is_no_difference(agent: Agent) -> None:
+    geometry = agent.world_model.geometry
+    cover = torch.full((1, CELLS, CELLS), -9.0)
+    cover[:, 14:17, 17:19] = 9.0
+    near, levels = geometry.clearance(torch.sigmoid(cover))
+    place = geometry.along[:, 16][None] + torch.tensor([[0.0, 0.5 * TABLE_CELL_M]])
+    deter = torch.zeros(1, agent.config.world_model.deter)
+
+    def state(way: torch.Tensor) -> torch.Tensor:
+        return torch.cat([deter, Table(cover, cover, near, way, place).flat()], -1)
+
+    inside, outside = (geometry.way(levels, place, GOAL_CELLS + hair) for hair in (5e-5, -5e-5))
+    assert (outside - inside).max() > 1.0, "an obstacle stands on the edge"
+    for found, expected in ((inside, outside), (outside, inside)):
+        error, edge = export.state_error(agent, state(found), state(expected))
+        assert error <= export.TOLERANCE and edge
+    error, _ = export.state_error(agent, state(outside + 1.0), state(inside))
+    assert error > export.TOLERANCE
 
 
 def test_failing_parity_writes_nothing(
