@@ -318,6 +318,7 @@ def main(options: Options) -> int:
     arguments = runner.chosen_bundle(
         Arguments(
             models_root=str(root),
+            require_calibration=False,
             bundle=options.bundle,
             trainer=True,
             datasets=datasets,

@@ -24,6 +24,7 @@ def test_episode_whose_node_was_killed_is_kept_and_marked_when_the_node_comes_ba
     up = start(
         "fosp_bringup.runner",
         *("--models-root", str(models), "--run-folder", str(run_folder.path), "--when-node-exits", "keep"),
+        "--no-require-calibration",
     )
     with GraphClient() as client:
         eventually(lambda: not client.missing(nodes.services(nodes.Arguments())), "the graph")

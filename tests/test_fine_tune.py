@@ -117,7 +117,7 @@ def graph(
     up = start(
         "fosp_bringup.runner",
         *("--models-root", str(models), "--run-folder", str(run_folder.path), "--when-node-exits", "keep"),
-        "--trainer",
+        *("--trainer", "--no-require-calibration"),
     )
     services = nodes.services(nodes.Arguments(trainer=True))
     with GraphClient() as client:

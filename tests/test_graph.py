@@ -60,6 +60,7 @@ def graph(
     up = start(
         "fosp_bringup.runner",
         *("--models-root", str(own_models), "--run-folder", str(run_folder.path), "--when-node-exits", "keep"),
+        "--no-require-calibration",
         *options,
     )
     sim = options[options.index("--sim") + 1] if "--sim" in options else "mujoco"
@@ -161,10 +162,20 @@ def test_second_goal_is_refused_and_the_first_can_be_cancelled(graph: GraphUnder
     assert [p.name for p in graph.run.episodes()] == [f"episode_{i:04d}" for i in range(len(outcome.episodes))]
 
 
+def test_model_without_calibration_is_not_started_unless_allowed(
+    start: Callable[..., Any], models: Path, run_folder: Any, domain: int
+) -> None:
+    up = start("fosp_bringup.runner", "--models-root", str(models), "--run-folder", str(run_folder.path))
+    assert up.wait() != 0
+    assert "model tiny: its thresholds are not calibrated" in up.output and "fosp-train calibrate" in up.output
+    assert run_folder.living() == []
+
+
 def test_second_graph_in_the_same_domain_is_refused(
     graph: GraphUnderTest, start: Callable[..., Any], models: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "second"
-    second = start("fosp_bringup.runner", "--models-root", str(models), "--run-folder", str(folder))
+    options = ("--models-root", str(models), "--run-folder", str(folder), "--no-require-calibration")
+    second = start("fosp_bringup.runner", *options)
     assert second.wait() == 1
     assert "has a running graph with" in second.output and "ROS_DOMAIN_ID" in second.output

@@ -149,7 +149,8 @@ def patient(tmp_path: Path, more: Path | None = None) -> str:
 
 def given(models: Path, tmp_path: Path, parameters: Path | None = None) -> list[str]:
     """The arguments of every launch here."""
-    return [f"models_root:={models}", f"records_root:={tmp_path / 'records'}", patient(tmp_path, parameters)]
+    records = f"records_root:={tmp_path / 'records'}"
+    return [f"models_root:={models}", records, "require_calibration:=false", patient(tmp_path, parameters)]
 
 
 def run_episodes(client: Any, **goal: Any) -> Any:

@@ -477,7 +477,8 @@ def test_menu_runs_an_episode_once_it_is_confirmed(
     from fosp_bringup.client import GraphClient
     from fosp_bringup.rviz_node import CONFIRM
 
-    start("fosp_bringup.runner", "--models-root", str(models), "--run-folder", str(run_folder.path))
+    arguments = ("--models-root", str(models), "--run-folder", str(run_folder.path), "--no-require-calibration")
+    start("fosp_bringup.runner", *arguments)
     node = start("fosp_bringup.rviz_node", "--ros-args", "-p", f"models_root:={models}")
     with GraphClient() as client:
         eventually(lambda: not client.missing(graph.services(graph.Arguments())), "the graph")
@@ -512,8 +513,8 @@ def test_menu_runs_a_round_takes_its_model_back_and_promotes_it_again(
     models = tmp_path / "models"
     shutil.copytree(small_models, models)
     made_up_run(run_folder.path / "records" / "made-up")
-    arguments = ("--models-root", str(models), "--run-folder", str(run_folder.path), "--trainer")
-    up = start("fosp_bringup.runner", *arguments, "--when-node-exits", "keep")
+    arguments = ("--models-root", str(models), "--run-folder", str(run_folder.path), "--no-require-calibration")
+    up = start("fosp_bringup.runner", *arguments, "--trainer", "--when-node-exits", "keep")
     node = start("fosp_bringup.rviz_node", "--ros-args", "-p", f"models_root:={models}")
     services = [*graph.services(graph.Arguments(trainer=True)), names.MODELS_LIST, names.MODELS_ROLLBACK]
     with GraphClient() as client:

@@ -97,7 +97,7 @@ def test_policy_grants_what_the_running_graph_does_and_nothing_else(
             eventually(lambda: agrees(client, nodes, but), "agreement", timeout_s=180.0)
         assert not found, "\n".join(found)
 
-    common = ("--models-root", str(models), "--use-sim-time", "--when-node-exits", "keep")
+    common = ("--models-root", str(models), "--no-require-calibration", "--use-sim-time", "--when-node-exits", "keep")
     clock = ("-p", "use_sim_time:=true")
     tools = ("--ros-args", *clock, "-p", f"models_root:={models}")
     programs = [

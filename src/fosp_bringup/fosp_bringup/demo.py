@@ -113,6 +113,7 @@ class Graph:
         if arguments.use_sim_time:
             command += ["--use-sim-time", "--real-time-factor", str(arguments.real_time_factor)]
         command += [] if arguments.record_overview else ["--no-record-overview"]
+        command += [] if arguments.require_calibration else ["--no-require-calibration"]
         with log.open("w", encoding="utf-8") as output:
             self._process = subprocess.Popen(
                 command,
@@ -470,7 +471,8 @@ def _bundle_arguments(options: Options) -> Arguments:
         # A folder given by its path: the models folder is two levels above it.
         folder = Path(bundle).resolve()
         root, bundle = folder.parent.parent, f"{folder.parent.name}/{folder.name}"
-    return Arguments(models_root=str(root), bundle=bundle)
+    # a simulation, in which a model that a round has just made may show what it can
+    return Arguments(models_root=str(root), bundle=bundle, require_calibration=False)
 
 
 def _link_or_copy(source: str, target: str) -> None:

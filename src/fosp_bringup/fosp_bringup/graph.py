@@ -43,7 +43,10 @@ class Arguments:
     bundle: str = field(default="", metadata={"help": "bundle, relative to models_root; empty: the newest"})
     model: str = field(default="", metadata={"help": "the same as bundle"})
     require_calibration: bool = field(
-        default=False, metadata={"help": "refuse models whose thresholds carry no bound on missed violations"}
+        default=True,
+        metadata={
+            "help": "refuse models whose thresholds carry no bound on missed violations, as after a fine-tune round"
+        },
     )
     records_root: str = field(default="runs/records", metadata={"help": "folder that episodes are recorded in"})
     camera: str = field(

@@ -281,6 +281,8 @@ class Options:
     """Speed of the simulation; 1 is real time."""
     use_sim_time: bool = False
     """Stamp with the simulation's clock."""
+    require_calibration: bool = True
+    """Refuse models whose thresholds carry no bound on missed violations, as after a fine-tune round."""
     record_overview: bool = True
     """Record the overview camera too."""
     trainer: bool = False
@@ -310,6 +312,7 @@ def main() -> None:
             camera=options.camera,
             real_time_factor=options.real_time_factor,
             use_sim_time=options.use_sim_time,
+            require_calibration=options.require_calibration,
             record_overview=options.record_overview,
             trainer=options.trainer,
             datasets=options.datasets,

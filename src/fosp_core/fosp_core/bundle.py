@@ -34,12 +34,15 @@ class BundleError(Exception):
 class Thresholds:
     """What the safety monitor compares with; written by calibration.
 
-    caution and halt are violation probabilities in (0, 1], caution <= halt; surprise is in nats, > 0.
+    caution and halt are violation probabilities in (0, 1], caution <= halt; surprises are in nats, > 0.
     """
 
     caution: float
     halt: float
     surprise: float
+    """Bound on single frames."""
+    surprise_average: float | None = None
+    """Bound on the running average (``fosp_core.safety.average_surprise``); None: it is not judged."""
     confidence: float = 0.0
     """Confidence of the calibration's bound on missed violations, in [0, 1); 0 when no bound is claimed."""
     method: str = "quantile"
@@ -56,8 +59,10 @@ class Thresholds:
                 raise ValueError(f"thresholds.{name} must be in (0, 1], got {value}")
         if self.caution > self.halt:
             raise ValueError(f"thresholds.caution ({self.caution}) must not exceed thresholds.halt ({self.halt})")
-        if not (math.isfinite(self.surprise) and self.surprise > 0.0):
-            raise ValueError(f"thresholds.surprise must be finite and > 0, got {self.surprise}")
+        average = self.surprise if self.surprise_average is None else self.surprise_average
+        for name, value in (("surprise", self.surprise), ("surprise_average", average)):
+            if not (math.isfinite(value) and value > 0.0):
+                raise ValueError(f"thresholds.{name} must be finite and > 0, got {value}")
         if not 0.0 <= self.confidence < 1.0:
             raise ValueError(f"thresholds.confidence must be in [0, 1), got {self.confidence}")
         if not 0.0 < self.missed_rate <= 1.0:
@@ -201,6 +206,8 @@ class Bundle:
             )
         if thresholds.model_hash != self.graphs_hash:
             return "its thresholds were calibrated for another model"
+        if thresholds.surprise_average is None:
+            return "its thresholds bound no average of the surprise"
         return ""
 
 

@@ -27,6 +27,8 @@ Vector = tuple[float, ...]
 ZERO: Vector = (0.0,) * ACTION_LENGTH
 TURNS_RAD: Final = tuple(map(math.radians, (-60.0, -30.0, 30.0, 60.0)))
 """Angles about the vertical by which the monitor turns a proposal that it does not let through."""
+SURPRISE_RATE: Final = 0.2
+"""Weight of the newest frame in the average surprise. No limit to choose: bounds are calibrated for it."""
 
 
 class SafetyState(IntEnum):
@@ -252,6 +254,8 @@ class MonitorState:
     held_at: Vector | None = None
     """Tool position that a settled arm is expected to keep."""
     surprised_frames: int = 0
+    surprise_average: float = 0.0
+    """Nats; see ``average_surprise``."""
     input_reasons: tuple[Reason, ...] = (Reason.NO_FRAME,)
     healthy_since: float = math.inf
     """Steady clock; infinite while the input is not healthy."""
@@ -300,6 +304,13 @@ def halt(state: MonitorState, *reasons: Reason) -> MonitorState:
         approved=ZERO,
         approved_stamp=-math.inf,
     )
+
+
+def average_surprise(average: float, surprise: float) -> float:
+    """The running average (nats) after one more frame: exponential, over about half a second. It begins at 0 on the
+    first frame of an episode.
+    """
+    return average + SURPRISE_RATE * (surprise - average)
 
 
 def reject_frame(
@@ -351,12 +362,14 @@ def observe_frame(state: MonitorState, limits: Limits, thresholds: Thresholds, f
     elif finite_tool and math.dist(frame.tool, changed_at) > limits.frozen_travel_m:
         reasons.append(Reason.FROZEN_CAMERA)
 
-    surprised = 0
+    surprised, average = 0, 0.0 if frame.is_first else state.surprise_average
     if not _is_probability(frame.violation_probability) or not math.isfinite(frame.surprise):
         reasons.append(Reason.BAD_ASSESSMENT)
-    elif not frame.is_first and frame.surprise > thresholds.surprise:
-        surprised = state.surprised_frames + 1
-        if surprised >= limits.surprise_frames:
+    elif not frame.is_first:
+        surprised = state.surprised_frames + 1 if frame.surprise > thresholds.surprise else 0
+        average = average_surprise(average, frame.surprise)
+        strange = thresholds.surprise_average is not None and average > thresholds.surprise_average
+        if strange or surprised >= limits.surprise_frames:
             reasons.append(Reason.OUT_OF_DISTRIBUTION)
     state = replace(
         state,
@@ -365,6 +378,7 @@ def observe_frame(state: MonitorState, limits: Limits, thresholds: Thresholds, f
         arrivals=arrivals,
         image_changed_at=changed_at,
         surprised_frames=surprised,
+        surprise_average=average,
     )
     if finite_tool:
         state, disobeyed = _watch_hold(state, limits, frame, now)

@@ -84,6 +84,7 @@ def test_unreadable_manifest_is_refused(folder: Path, content: str) -> None:
         (("thresholds", "halt"), 1.5, "thresholds.halt"),
         (("thresholds", "caution"), 0.9, "thresholds.caution"),
         (("thresholds", "surprise"), 0.0, "thresholds.surprise"),
+        (("thresholds", "surprise_average"), -1.0, "thresholds.surprise_average"),
         (("selector", "temperature"), 0.0, "selector.temperature"),
         (("id",), "../other", "id must be"),
         (("thresholds",), None, "wrong type"),

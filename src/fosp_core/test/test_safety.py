@@ -42,7 +42,7 @@ from fosp_core.safety import (
 from fosp_core.task import limited_displacement
 
 LIMITS = Limits()
-THRESHOLDS = Thresholds(caution=0.3, halt=0.6, surprise=5.0)
+THRESHOLDS = Thresholds(caution=0.3, halt=0.6, surprise=5.0, surprise_average=4.5)
 FORWARD = (0.5, 0.0, 0.0)
 SIDE = (0.0, 0.5, 0.0)
 
@@ -341,13 +341,45 @@ def test_surprise_must_last_before_it_halts() -> None:
     assert state.halt_reasons == (Reason.OUT_OF_DISTRIBUTION,)
 
 
+def test_a_little_surprise_in_every_frame_halts_by_its_average() -> None:
+    state = moving()
+    for i in range(1, 11):
+        state = observe_frame(state, LIMITS, THRESHOLDS, frame(i / 10, surprise=4.9), at(i / 10 + 0.001))
+        state, _, command = decide(state, i / 10)
+        assert command.action == FORWARD, "no single frame is above its bound"
+    assert 4.3 < state.surprise_average < 4.5
+    state = observe_frame(state, LIMITS, THRESHOLDS, frame(1.1, surprise=4.9), at(1.101))
+    assert state.halt_reasons == (Reason.OUT_OF_DISTRIBUTION,)
+    for i in range(12, 23):
+        state = observe_frame(state, LIMITS, THRESHOLDS, frame(i / 10), at(i / 10 + 0.001))
+    state, done, _ = reset(state, LIMITS, at(2.202))
+    assert done, "the average falls again"
+
+
+def test_a_single_burst_below_the_average_bound_is_forgotten() -> None:
+    state = moving()
+    for i in range(1, 20):
+        surprise = 9.0 if i == 5 else 1.0
+        state = observe_frame(state, LIMITS, THRESHOLDS, frame(i / 10, surprise=surprise), at(i / 10 + 0.001))
+        state, _, command = decide(state, i / 10)
+        assert command.action == FORWARD
+    assert state.surprise_average < 1.5
+
+
+def test_without_a_bound_the_average_is_not_judged() -> None:
+    state, thresholds = moving(), replace(THRESHOLDS, surprise_average=None)
+    for i in range(1, 30):
+        state = observe_frame(state, LIMITS, thresholds, frame(i / 10, surprise=4.9), at(i / 10 + 0.001))
+        assert state.input_reasons == ()
+
+
 def test_first_frame_of_an_episode_cannot_be_surprising() -> None:
-    state = healthy()
+    state = replace(healthy(), surprise_average=4.4)
     for i in range(1, 6):
         state = observe_frame(
             state, LIMITS, THRESHOLDS, frame(i / 10, surprise=99.0, is_first=True), at(i / 10 + 0.001)
         )
-    assert state.input_reasons == ()
+    assert state.input_reasons == () and state.surprise_average == 0.0
 
 
 @pytest.mark.parametrize("risk", [math.nan, -0.1, 1.1, math.inf])
@@ -768,6 +800,7 @@ def test_no_sequence_of_inputs_moves_the_arm_against_a_rule(events: list[tuple],
             assert now.stamp - state.decided_at <= LIMITS.decision_age_s
             assert now.steady - state.decision_received <= LIMITS.decision_age_s
             assert state.input_reasons == ()
+            assert state.surprise_average <= THRESHOLDS.surprise_average
             assert all(math.isfinite(v) and -1.0 <= v <= 1.0 for v in command.action)
             # What moves the arm was judged: let through below caution, else slow and no riskier than the proposal.
             assert assessment is not None

@@ -72,6 +72,8 @@ def status_sample(message: SafetyStatus) -> StatusSample:
         halt_threshold=float(message.halt_threshold),
         surprise=float(message.surprise),
         surprise_bound=float(message.surprise_bound),
+        surprise_average=float(message.surprise_average),
+        surprise_average_bound=float(message.surprise_average_bound),
         frame_age_s=float(message.frame_age_s),
         decision_age_s=float(message.decision_age_s),
         model_id=str(message.model_id),

@@ -90,6 +90,8 @@ class StatusSample:
     halt_threshold: float
     surprise: float
     surprise_bound: float
+    surprise_average: float
+    surprise_average_bound: float
     frame_age_s: float
     decision_age_s: float
     model_id: str
@@ -168,6 +170,7 @@ class Step:
                 "violation_probability": s.violation_probability,
                 "lookahead_probability": s.lookahead_probability,
                 "surprise": s.surprise,
+                "surprise_average": s.surprise_average,
                 "frame_age_s": s.frame_age_s,
                 "decision_age_s": s.decision_age_s,
             }
@@ -337,6 +340,7 @@ class EpisodeRecorder:
                 "caution": status.caution_threshold,
                 "halt": status.halt_threshold,
                 "surprise": status.surprise_bound,
+                "surprise_average": status.surprise_average_bound,
             }
         goal = samples[-1].goal if samples else (math.nan,) * 3
         return EpisodeRecord(summary, steps, goal, thresholds)

@@ -78,6 +78,8 @@ def status_sample(step: int, **changes: Any) -> StatusSample:
         halt_threshold=0.6,
         surprise=0.5,
         surprise_bound=5.0,
+        surprise_average=0.4,
+        surprise_average_bound=4.0,
         frame_age_s=0.003,
         decision_age_s=0.001,
         model_id="model",

@@ -293,12 +293,16 @@ class SafetyMonitor(ManagedNode):
             message.violation_probability, message.lookahead_probability = self._risks
         message.frame_age_s = now.stamp - frame.stamp if frame else nan
         message.surprise = frame.surprise if frame else nan
-        message.caution_threshold = message.halt_threshold = message.surprise_bound = nan
+        message.surprise_average = state.surprise_average if frame else nan
+        message.caution_threshold = message.halt_threshold = nan
+        message.surprise_bound = message.surprise_average_bound = nan
         if self._runtime is not None:
             manifest = self._runtime.bundle.manifest
             message.caution_threshold = manifest.thresholds.caution
             message.halt_threshold = manifest.thresholds.halt
             message.surprise_bound = manifest.thresholds.surprise
+            average = manifest.thresholds.surprise_average
+            message.surprise_average_bound = nan if average is None else average
             message.model_id = manifest.id
         message.halt_count = state.halt_count
         return message

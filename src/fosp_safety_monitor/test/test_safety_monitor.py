@@ -103,7 +103,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_bundle(root / "safereach" / "first")
     make_bundle(root / "safereach" / "second")
     calibrated = make_bundle(root / "safereach" / "calibrated")
-    bound = {"method": "conformal", "confidence": 0.95, "missed_rate": 0.05, "model_hash": calibrated.graphs_hash}
+    bound = {
+        "method": "conformal", "confidence": 0.95, "missed_rate": 0.05, "model_hash": calibrated.graphs_hash,
+        "surprise_average": 4.0,
+    }  # fmt: skip
     update_manifest(calibrated, thresholds=replace(calibrated.manifest.thresholds, **bound))
     damaged = root / "safereach" / "damaged"
     shutil.copytree(root / "safereach" / "first", damaged)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from fosp_core.bundle import Thresholds
+from fosp_core.safety import average_surprise
 from fosp_core.statistics import wilson_interval
 from fosp_core.task import CONTROL_PERIOD_S
 
@@ -79,7 +80,9 @@ class Settings:
     caution_share: float = 0.05
     """Largest share of clean steps in caution that the bound may cost; a way out of no danger may lead into one."""
     false_surprise: float = 0.005
-    """Largest rate of clean episodes that are taken for out of distribution."""
+    """Largest rate of clean episodes that are taken for out of distribution, by single frames and by their average
+    each.
+    """
 
     def __post_init__(self) -> None:
         for spec in fields(self):
@@ -154,13 +157,21 @@ def sustained(surprise: Array, frames: int) -> float:
     return float(np.lib.stride_tricks.sliding_window_view(row, frames).min(axis=1).max())
 
 
+def averages(surprise: Array) -> Array:
+    """The monitor's running average (T,) of the surprise after each frame; 0 on the first."""
+    rows = np.zeros(len(surprise))
+    for t in range(1, len(surprise)):
+        rows[t] = average_surprise(rows[t - 1], surprise[t])
+    return rows
+
+
 def first_alarm(row: Array, threshold: float) -> int | None:
     """The first decision whose value reaches the threshold."""
     hits = np.flatnonzero(row >= threshold)
     return int(hits[0]) if len(hits) else None
 
 
-def surprise_alarm(surprise: Array, bound: float, frames: int) -> int | None:
+def burst_alarm(surprise: Array, bound: float, frames: int) -> int | None:
     """The frame, counted from the episode's first, at which ``frames`` consecutive ones lie above the bound."""
     above = surprise > bound
     above[0] = False
@@ -170,6 +181,22 @@ def surprise_alarm(surprise: Array, bound: float, frames: int) -> int | None:
         if run >= frames:
             return index
     return None
+
+
+def average_alarm(surprise: Array, bound: float | None) -> int | None:
+    """The frame, counted from the episode's first, at which the average lies above the bound; None without one."""
+    return None if bound is None else first_alarm(averages(surprise), float(np.nextafter(bound, np.inf)))
+
+
+def surprise_alarm(surprise: Array, thresholds: Thresholds, frames: int) -> int | None:
+    """The frame, counted from the episode's first, at which the monitor halts for surprise."""
+    return _earlier(
+        burst_alarm(surprise, thresholds.surprise, frames), average_alarm(surprise, thresholds.surprise_average)
+    )
+
+
+def _earlier(*frames: int | None) -> int | None:
+    return min((frame for frame in frames if frame is not None), default=None)
 
 
 def alarms_per_hour(clean: Sequence[Array], threshold: float) -> tuple[int, float]:
@@ -363,16 +390,13 @@ def calibrate(traces: Sequence[Trace], settings: Settings, surprise_frames: int,
     if caution.threshold > halt.threshold:  # a lower one misses no more: its bound holds for it too
         caution = Choice(halt.threshold, caution.missed_rate, caution.confidence, caution.reached, caution.reason)
 
-    scores = np.array([sustained(t.surprise, surprise_frames) for t in clean])
-    bound = upper_quantile(scores, settings.false_surprise, confidence)
-    surprise_rate = settings.false_surprise
-    if bound is None:
-        bound, surprise_rate = float(scores.max()), 1.0 - (1.0 - confidence) ** (1.0 / len(scores))
-    bound = max(bound, 1e-6)
+    bound, false_bursts = _surprise_bound([sustained(t.surprise, surprise_frames) for t in clean], settings)
+    average, false_averages = _surprise_bound([float(averages(t.surprise).max()) for t in clean], settings)
 
     thresholds = Thresholds(
-        caution=caution.threshold, halt=halt.threshold, surprise=bound, confidence=halt.confidence,
-        method="conformal", data_hash=data_hash(traces), missed_rate=halt.missed_rate, model_hash=model_hash,
+        caution=caution.threshold, halt=halt.threshold, surprise=bound, surprise_average=average,
+        confidence=halt.confidence, method="conformal", data_hash=data_hash(traces), missed_rate=halt.missed_rate,
+        model_hash=model_hash,
     )  # fmt: skip
     groups = sorted({t.group for t in traces})
     figures: dict[str, Any] = {
@@ -400,11 +424,13 @@ def calibrate(traces: Sequence[Trace], settings: Settings, surprise_frames: int,
         "surprise": {
             "threshold": bound,
             "frames": surprise_frames,
-            "false_alarm_rate": surprise_rate,
+            "false_alarm_rate": false_bursts,
+            "average_threshold": average,
+            "average_false_alarm_rate": false_averages,
             "confidence": confidence,
-            "reached": surprise_rate <= settings.false_surprise,
+            "reached": max(false_bursts, false_averages) <= settings.false_surprise,
             "clean_episodes": len(clean),
-            "false_halts": _surprise_price(clean, bound, surprise_frames, confidence),
+            "false_halts": _surprise_price(clean, thresholds, surprise_frames, confidence),
         },
         "at_the_price": {
             "threshold": affordable,
@@ -442,11 +468,22 @@ def check(traces: Sequence[Trace], thresholds: Thresholds, settings: Settings, s
         },
         "caution": _detection(violating, thresholds.caution, settings.caution_lead_steps, groups, confidence),
         "surprise": {
-            "false_halts": _surprise_price(clean, thresholds.surprise, surprise_frames, confidence),
+            "false_halts": _surprise_price(clean, thresholds, surprise_frames, confidence),
             "clean_episodes": len(clean),
         },
         "auroc": _auroc(traces),
     }
+
+
+def _surprise_bound(scores: Sequence[float], settings: Settings) -> tuple[float, float]:
+    """A bound on clean episodes' (n,) scores, and the largest share of new ones that exceed it: as asked, or what the
+    largest of too few scores supports.
+    """
+    row = np.array(scores)
+    bound, rate = upper_quantile(row, settings.false_surprise, settings.confidence), settings.false_surprise
+    if bound is None:
+        bound, rate = float(row.max()), 1.0 - (1.0 - settings.confidence) ** (1.0 / len(row))
+    return max(bound, 1e-6), rate
 
 
 def _labelled(traces: Sequence[Trace]) -> tuple[Array, NDArray[np.bool_]]:
@@ -487,8 +524,8 @@ def _price(clean: Sequence[Array], threshold: float, confidence: float) -> dict[
     return _rate(*alarms_per_hour(clean, threshold), confidence)
 
 
-def _surprise_price(clean: Sequence[Trace], bound: float, frames: int, confidence: float) -> dict[str, Any]:
-    alarms = [surprise_alarm(t.surprise, bound, frames) for t in clean]
+def _surprise_price(clean: Sequence[Trace], thresholds: Thresholds, frames: int, confidence: float) -> dict[str, Any]:
+    alarms = [surprise_alarm(t.surprise, thresholds, frames) for t in clean]
     steps = sum(len(t.surprise) if a is None else a + 1 for t, a in zip(clean, alarms, strict=True))
     events = sum(a is not None for a in alarms)
     return _rate(events, steps * CONTROL_PERIOD_S / SECONDS_PER_HOUR, confidence)
@@ -533,36 +570,43 @@ def _curves(violating: Sequence[Trace], clean: Sequence[Trace], settings: Settin
 
 
 def detection(
-    traces: Sequence[Trace], familiar: Sequence[Trace], bound: float, frames: int, halt: float
+    traces: Sequence[Trace], familiar: Sequence[Trace], thresholds: Thresholds, frames: int
 ) -> dict[str, Any]:
     """How well surprise tells the episodes of one scene from familiar ones; JSON values.
 
     Args:
         traces: episodes of the scene, which run without the monitor.
         familiar: episodes of the scene that was calibrated.
-        bound: on the surprise, nats.
-        frames: consecutive ones above the bound that halt.
-        halt: threshold of the risk, for the share of episodes that one or the other would have stopped.
+        thresholds: of the monitor; that of the risk for the share of episodes that one or the other would have stopped.
+        frames: consecutive ones above the bound of single frames that halt.
     """
     count = len(traces)
-    alarms = [surprise_alarm(t.surprise, bound, frames) for t in traces]
+    alarms = [surprise_alarm(t.surprise, thresholds, frames) for t in traces]
     delays = [a for a in alarms if a is not None]
-    stops = [first_alarm(t.least_risk, halt) for t in traces]
-    either = [min((x for x in pair if x is not None), default=None) for pair in zip(alarms, stops, strict=True)]
+    either = [
+        _earlier(alarm, first_alarm(t.least_risk, thresholds.halt)) for alarm, t in zip(alarms, traces, strict=True)
+    ]
     violations = [t.steps_to_violation for t in traces]
     unwarned = sum(v is not None and (e is None or e >= v) for v, e in zip(violations, either, strict=True))
-    scores = np.array([sustained(t.surprise, frames) for t in (*traces, *familiar)])
+    strange = np.arange(count + len(familiar)) < count
+    bursts = np.array([sustained(t.surprise, frames) for t in (*traces, *familiar)])
+    peaks = np.array([averages(t.surprise).max() for t in (*traces, *familiar)])
     hours = sum(len(t.surprise) if a is None else a + 1 for t, a in zip(traces, alarms, strict=True))
     return {
         "episodes": count,
         "detected": len(delays),
         "detection_rate": len(delays) / count if count else 0.0,
         "detection_rate_interval": list(wilson_interval(len(delays), count)),
+        "detected_by_single_frames": sum(
+            burst_alarm(t.surprise, thresholds.surprise, frames) is not None for t in traces
+        ),
+        "detected_by_average": sum(average_alarm(t.surprise, thresholds.surprise_average) is not None for t in traces),
         "delay_steps": {"median": float(np.median(delays)), "p90": float(np.percentile(delays, 90))}
         if delays
         else None,
         "alarms_per_hour": len(delays) / (hours * CONTROL_PERIOD_S / SECONDS_PER_HOUR) if hours else 0.0,
-        "auroc": auroc(scores, np.arange(len(scores)) < count),
+        "auroc": auroc(bursts, strange),
+        "auroc_of_average": auroc(peaks, strange),
         "median_surprise": float(np.median(np.concatenate([t.surprise[1:] for t in traces]))) if count else None,
         "violating": sum(v is not None for v in violations),
         "violating_without_a_halt_before": unwarned,

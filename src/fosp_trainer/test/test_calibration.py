@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fosp_core.bundle import Thresholds, load_bundle, update_manifest
+from fosp_core.safety import Frame, Limits, MonitorState, Now, Reason, observe_frame
+from fosp_core.task import CONTROL_PERIOD_S
 from fosp_core.testing import make_bundle
 from fosp_trainer import calibration as c
 from fosp_trainer.calibration import Settings, Trace
@@ -132,8 +134,8 @@ def test_leads_count_from_the_first_alarm_and_ignore_late_ones() -> None:
 def test_surprise_needs_consecutive_frames_and_forgives_the_first() -> None:
     row = np.array([99.0, 5.0, 6.0, 1.0, 7.0, 8.0, 9.0])
     assert c.sustained(row, 3) == 7.0
-    assert c.surprise_alarm(row, 6.9, 3) == 6
-    assert c.surprise_alarm(row, 7.0, 3) is None
+    assert c.burst_alarm(row, 6.9, 3) == 6
+    assert c.burst_alarm(row, 7.0, 3) is None
     assert c.sustained(row[:3], 3) == 0.0
 
 
@@ -141,8 +143,30 @@ def test_surprise_needs_consecutive_frames_and_forgives_the_first() -> None:
 @given(st.lists(st.floats(0.0, 50.0), min_size=1, max_size=40), st.floats(0.0, 50.0), st.integers(1, 5))
 def test_sustained_surprise_is_where_the_alarm_begins(row: list[float], bound: float, frames: int) -> None:
     surprise = np.array(row)
-    alarmed = c.surprise_alarm(surprise.copy(), bound, frames) is not None
+    alarmed = c.burst_alarm(surprise, bound, frames) is not None
     assert alarmed == (c.sustained(surprise, frames) > bound)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0.0, 50.0), min_size=1, max_size=40), st.floats(0.1, 50.0), st.floats(0.1, 50.0))
+def test_surprise_halts_in_calibration_where_it_halts_the_monitor(
+    row: list[float], bound: float, average: float
+) -> None:
+    thresholds = Thresholds(caution=1.0, halt=1.0, surprise=bound, surprise_average=average)
+    state, halted = MonitorState(), None
+    for i, surprise in enumerate(row):
+        stamp = 1.0 + i * CONTROL_PERIOD_S
+        frame = Frame(stamp, i, 50.0, (0.5, 0.0, 0.1), 0.0, surprise, 0.0, is_first=i == 0)
+        state = observe_frame(state, Limits(), thresholds, frame, Now(stamp, stamp))
+        if halted is None and Reason.OUT_OF_DISTRIBUTION in state.input_reasons:
+            halted = i
+    assert c.surprise_alarm(np.array(row), thresholds, Limits().surprise_frames) == halted
+
+
+def test_average_surprise_begins_at_zero_and_forgives_the_first() -> None:
+    assert c.averages(np.array([99.0, 5.0, 5.0])).tolist() == pytest.approx([0.0, 1.0, 1.8])
+    assert c.average_alarm(np.array([99.0, 5.0, 5.0]), 1.0) == 2
+    assert c.average_alarm(np.array([99.0, 5.0, 5.0]), None) is None
 
 
 def test_alarms_end_an_episodes_time() -> None:
@@ -232,6 +256,7 @@ def test_separable_risk_gives_the_asked_bound_for_free() -> None:
     assert halt["reached"] and halt["false_halts"]["events"] == 0 and halt["recall"] >= 0.95
     assert 0.4 < thresholds.caution <= thresholds.halt
     assert 0.0 < thresholds.surprise <= 5.0 and found.figures["surprise"]["reached"]
+    assert thresholds.surprise_average is not None and 0.0 < thresholds.surprise_average < 5.0
     assert found.figures["auroc"]["all"] > 0.8 and found.figures["auroc"]["own"] is None
     assert found.figures["halt"]["median_lead_s"] == pytest.approx(0.7)
     json.dumps(found.figures, allow_nan=False)
@@ -334,7 +359,10 @@ def test_plots_are_written_for_full_and_for_empty_figures(tmp_path: Path) -> Non
 def test_bundle_says_why_its_thresholds_carry_no_bound(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "test")
     assert "not calibrated" in bundle.calibration_fault
-    base = {"caution": 0.3, "halt": 0.6, "surprise": 5.0, "method": "conformal", "missed_rate": 0.1}
+    base = {
+        "caution": 0.3, "halt": 0.6, "surprise": 5.0, "surprise_average": 4.0, "method": "conformal",
+        "missed_rate": 0.1,
+    }  # fmt: skip
 
     def fault(**changes: Any) -> str:
         return update_manifest(bundle, thresholds=Thresholds(**{**base, **changes})).calibration_fault
@@ -342,6 +370,7 @@ def test_bundle_says_why_its_thresholds_carry_no_bound(tmp_path: Path) -> None:
     assert fault(confidence=0.95, model_hash=bundle.graphs_hash) == ""
     assert "not calibrated" in fault(confidence=0.0, model_hash=bundle.graphs_hash)
     assert "another model" in fault(confidence=0.95, model_hash="0" * 64)
+    assert "average" in fault(confidence=0.95, model_hash=bundle.graphs_hash, surprise_average=None)
 
 
 @pytest.fixture
@@ -412,11 +441,13 @@ def test_detection_counts_alarms_delays_and_unannounced_violations() -> None:
         trace([0.1] * 10, violation=1, surprise=strange, seed=2),
         trace([0.1, 0.1, 0.9, *[0.1] * 7], violation=5, surprise=[0.0, *[1.0] * 9], seed=3),
     ]
-    found = c.detection(shifted, familiar, bound=5.0, frames=3, halt=0.5)
+    thresholds = Thresholds(caution=0.5, halt=0.5, surprise=5.0, surprise_average=8.0)
+    found = c.detection(shifted, familiar, thresholds, frames=3)
+    assert found["detected_by_single_frames"] == 3 and found["detected_by_average"] == 0
     assert found["detection_rate"] == 0.75 and found["delay_steps"] == {"median": 3.0, "p90": 3.0}
     assert found["violating"] == 3 and found["violating_without_a_halt_before"] == 1
     assert found["stopped_by_surprise_or_risk"] == 4 and found["auroc"] == 0.875
-    clean = c.detection(familiar, familiar, bound=5.0, frames=3, halt=0.5)
+    clean = c.detection(familiar, familiar, thresholds, frames=3)
     assert clean["detected"] == 0 and clean["alarms_per_hour"] == 0.0 and clean["delay_steps"] is None
     assert clean["auroc"] == 0.5
     json.dumps([found, clean], allow_nan=False)

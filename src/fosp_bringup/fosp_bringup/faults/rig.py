@@ -133,6 +133,7 @@ class Rig:
             *prefix,
             *(sys.executable, "-m", "fosp_bringup.runner", "--when-node-exits", "keep", "--no-record-overview"),
             *("--models-root", str(models), "--bundle", bundle, "--run-folder", str(folder)),
+            "--no-require-calibration",
             *options,
         ]
         self._relayed = (*_RELAYED, _RELAYED_CLOCK) if "--use-sim-time" in options else _RELAYED

@@ -175,8 +175,10 @@ def show(figures: dict[str, Any]) -> None:
         )
     surprise, at = figures["surprise"], figures["at_the_price"]
     console.print(
-        f"surprise bound {surprise['threshold']:.1f} nats: at most {100 * surprise['false_alarm_rate']:.2f} % of clean "
-        f"episodes are halted{'' if surprise['reached'] else ' (more was asked than the episodes can show)'}"
+        f"surprise bounds {surprise['threshold']:.1f} nats for {surprise['frames']} frames, "
+        f"{surprise['average_threshold']:.1f} nats on average: each halts at most "
+        f"{100 * max(surprise['false_alarm_rate'], surprise['average_false_alarm_rate']):.2f} % of clean "
+        f"episodes{'' if surprise['reached'] else ' (more was asked than the episodes can show)'}"
     )
     scores = ", ".join(f"{g} {v:.3f}" for g, v in figures["auroc"].items() if v is not None)
     console.print(f"AUROC, violation within {figures['horizon_steps']} steps: {scores}")

@@ -57,14 +57,12 @@ def run(command: Shifts) -> None:
         "model_id": bundle.id,
         "seed": command.seed,
         "surprise_bound": thresholds.surprise,
+        "surprise_average_bound": thresholds.surprise_average,
         "surprise_frames": frames,
         "halt_threshold": thresholds.halt,
         "thresholds_method": thresholds.method,
         "control_period_s": task.CONTROL_PERIOD_S,
-        "scenes": {
-            name: detection(found, traces[FAMILIAR], thresholds.surprise, frames, thresholds.halt)
-            for name, found in traces.items()
-        },
+        "scenes": {name: detection(found, traces[FAMILIAR], thresholds, frames) for name, found in traces.items()},
     }
     if command.json is not None:
         write_result(command.json, result, allow_nan=False)
@@ -78,15 +76,16 @@ def show(result: dict[str, Any]) -> None:
 
     from fosp_trainer.progress import console
 
+    average = result["surprise_average_bound"]
     table = Table(
         title=f"{result['model_id']}: surprise above {result['surprise_bound']:.1f} nats for "
-        f"{result['surprise_frames']} frames"
+        f"{result['surprise_frames']} frames{f' or {average:.1f} nats on average' if average is not None else ''}"
     )
     for heading in ("scene", "detected", "95 % interval", "delay", "AUROC", "violating", "not halted before"):
         table.add_column(heading)
     for name, row in result["scenes"].items():
         low, high = row["detection_rate_interval"]
-        delay, score = row["delay_steps"], row["auroc"]
+        delay, score = row["delay_steps"], row["auroc_of_average"]
         table.add_row(
             f"{name} (false alarms)" if name == FAMILIAR else name, f"{100 * row['detection_rate']:.0f} %",
             f"{100 * low:.0f} to {100 * high:.0f} %",
