@@ -8,7 +8,6 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +29,7 @@ from fosp_trainer.pretrain import Latents, Trainer, flips_of
 from fosp_trainer.progress import bar, console
 from fosp_trainer.provenance import write_result
 from fosp_trainer.runs import load_config
-from fosp_trainer.variants import BASELINE, VARIANTS, configure, differences, trained_like
+from fosp_trainer.variants import BASELINE, VARIANTS, Plan, configure, differences, trained_like
 
 RATES: Final = {
     "success": lambda record: record["success"],
@@ -41,44 +40,6 @@ _UNWATCHED: Final = Thresholds(caution=0.5, halt=0.9, surprise=1e6, method="none
 _WORLD_MODEL: Final = "world_model."
 _KEPT: Final = ("seed", "success", "violated", "return", "cost", "steps", "smallest_clearance_m")
 """What the result keeps of an episode's record."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is compared, and how much is spent on it."""
-
-    run: Path
-    data: tuple[str, ...]
-    work: Path
-    variants: tuple[str, ...] = tuple(VARIANTS)
-    seeds: tuple[int, ...] = (0,)
-    scene: str = "standard"
-    episodes: int = 200
-    """Evaluation layouts of every row."""
-    critic_steps: int | None = None
-    actor_steps: int | None = None
-    sample: int | None = None
-    """Episodes of each dataset, drawn at random; all by default."""
-    flip: bool | None = None
-    few_shot: str | None = None
-    """Scene in which every row is also fine-tuned."""
-    few_shot_episodes: int = 20
-    workers: int = 2
-    quiet: bool = False
-
-    def __post_init__(self) -> None:
-        for name in self.variants:
-            configure(name, Config())
-        for option in ("variants", "seeds"):
-            values = getattr(self, option)
-            if not values or len(set(values)) < len(values):
-                raise UserError(f"--{option}: give each once, and at least one")
-        if min(self.seeds) < 0:
-            raise UserError("seeds must be >= 0")
-        for option in ("episodes", "critic_steps", "actor_steps", "sample", "few_shot_episodes", "workers"):
-            value = getattr(self, option)
-            if value is not None and value <= 0:
-                raise UserError(f"--{option.replace('_', '-')} must be > 0, got {value}")
 
 
 def base_config(plan: Plan) -> Config:
@@ -120,8 +81,8 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
 class Comparison:
     """A plan at work in its folder: trained agents, bundles and finished rows are kept there and not made again."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, plan: Plan, work: Path) -> None:
+        self.plan, self.work = plan, work
         self.base = base_config(plan)
         self.world_model = load_world_model(plan.run)
         self.configs = {name: configure(name, self.base) for name in plan.variants}
@@ -136,20 +97,20 @@ class Comparison:
             "critic_steps": self.base.stages.critic_steps, "actor_steps": self.base.stages.actor_steps,
             "few_shot": self.plan.few_shot and [self.plan.few_shot, self.plan.few_shot_episodes],
         }  # fmt: skip
-        file = self.plan.work / "comparison.json"
+        file = self.work / "comparison.json"
         if file.is_file():
             known = json.loads(file.read_text())
             other = [name for name, value in terms.items() if known.get(name) != value]
             if other:
                 raise UserError(
-                    f"{self.plan.work} holds a comparison with another {', '.join(other)}; choose another --work"
+                    f"{self.work} holds a comparison with another {', '.join(other)}; choose another --work"
                 )
             return
-        self.plan.work.mkdir(parents=True, exist_ok=True)
+        self.work.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(terms, indent=1) + "\n")
 
     def _row_file(self, name: str, seed: int) -> Path:
-        return self.plan.work / "rows" / f"{name}-{seed}.json"
+        return self.work / "rows" / f"{name}-{seed}.json"
 
     def rows(self) -> dict[str, list[dict[str, Any]]]:
         """Finished evaluations by variant, in the order of seeds."""
@@ -209,7 +170,7 @@ class Comparison:
         """The agent of a row, trained unless that is done; rows that differ only after training share it."""
         every = {other: configure(other, self.base) for other in VARIANTS}
         key = next(other for other in every if trained_like(every[other]) == trained_like(self.configs[name]))
-        folder = self.plan.work / "trained" / f"{key}-{seed}"
+        folder = self.work / "trained" / f"{key}-{seed}"
         path = checkpoint.latest(folder / "checkpoints")
         saved = None if path is None else checkpoint.load(path)
         if saved is None or saved.state["stage"] != "done":
@@ -234,7 +195,7 @@ class Comparison:
 
     def _measure(self, name: str, agent: Agent, seed: int) -> dict[str, Any]:
         plan = self.plan
-        folder = plan.work / "bundles" / f"{name}-{seed}"
+        folder = self.work / "bundles" / f"{name}-{seed}"
         if not folder.exists():
             export_bundle(agent, folder, bundle_id=folder.name, frames=None, thresholds=_UNWATCHED)
         planned = agent.config.planner.enabled

@@ -495,6 +495,38 @@ class FineTuneConfig:
 
 
 @dataclass(frozen=True)
+class RefitConfig:
+    """Reachability fitted again, to episodes of the policy itself in simulation."""
+
+    own: tuple[int, int] = (250, 350)
+    """Episodes of the policy itself in the scenes ``standard`` and ``varied``."""
+    noise: tuple[float, ...] = (0.3, 0.6, 1.0)
+    """Standard deviations of the noisy variants' action noise."""
+    noisy: int = 100
+    """Episodes of each noisy variant in each scene."""
+    replay: int = 1_400
+    """Earlier episodes that are mixed in."""
+    share: float = 0.7
+    """Share of own episodes in each batch."""
+    batch: int = 512
+    """Transitions of an update."""
+    steps: int = 3_000
+    """Updates."""
+    rate: float = 5e-4
+    """Learning rate."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "share", "batch", "rate")
+        _non_negative(self, "noisy", "replay", "steps")
+        _fraction(self, "share")
+        for name in ("own", "noise"):
+            _require(min(getattr(self, name), default=0) >= 0, f"RefitConfig.{name}", getattr(self, name), ">= 0")
+        _require(
+            sum(self.own) + self.noisy * len(self.noise) > 0, "RefitConfig.own", self.own, "> 0, without noisy variants"
+        )
+
+
+@dataclass(frozen=True)
 class HardwareConfig:
     """Passed to Lightning Fabric."""
 

@@ -8,7 +8,6 @@ reachability estimate changes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -16,9 +15,8 @@ import torch
 from fosp_core import task
 from fosp_core.episode import Episode
 from fosp_trainer.agent import Agent
-from fosp_trainer.config import OptimizerConfig
+from fosp_trainer.config import OptimizerConfig, RefitConfig
 from fosp_trainer.data import Frames
-from fosp_trainer.errors import UserError
 from fosp_trainer.evaluation import Drive, kept_episodes, summarize
 from fosp_trainer.nets import Optimizer
 from fosp_trainer.pretrain import Latents, flips_of, merge
@@ -27,31 +25,6 @@ FIRST_SEED_INDEX: Final = 40_000_000
 """Of the data range; collection, rounds and few-shot experiments stay below."""
 SCENES: Final = ("standard", "varied")
 OnStep = Callable[[int, dict[str, float]], None]
-
-
-@dataclass(frozen=True)
-class RefitConfig:
-    """Own episodes and updates. Shares are of the own episodes in each batch."""
-
-    own: tuple[int, int] = (250, 350)
-    """Episodes of the policy itself in the scenes ``standard`` and ``varied``."""
-    noise: tuple[float, ...] = (0.3, 0.6, 1.0)
-    """Standard deviations of the noisy variants' action noise."""
-    noisy: int = 100
-    """Episodes of each noisy variant in each scene."""
-    replay: int = 1_400
-    """Earlier episodes that are mixed in."""
-    share: float = 0.7
-    batch: int = 512
-    steps: int = 3_000
-    rate: float = 5e-4
-
-    def __post_init__(self) -> None:
-        counts = (*self.own, self.noisy, self.replay, self.batch, self.steps)
-        if min(counts) < 0 or self.batch == 0 or not 0.0 < self.share <= 1.0 or min(self.noise, default=0.0) < 0.0:
-            raise UserError(f"counts and noise must be >= 0 and the share in (0, 1], got {self}")
-        if sum(self.own) + self.noisy * len(self.noise) == 0:
-            raise UserError("there must be own episodes to learn from")
 
 
 def plan(bundle: str, config: RefitConfig, seed: int) -> list[tuple[str, Drive, list[int]]]:

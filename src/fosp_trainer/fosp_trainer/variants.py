@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from fosp_trainer import config as configuration
@@ -70,6 +71,54 @@ VARIANTS: Final[dict[str, Variant]] = {
         "the paper's extraction by weighted regression", lambda config: _with(config, actor={"extraction": "awr"})
     ),
 }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared, and how much is spent on it."""
+
+    run: Path
+    """Folder of a pretrained run; only its world model and its configuration are used."""
+    data: tuple[str, ...]
+    """Minari datasets: folders or installed ids."""
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    """Rows."""
+    seeds: tuple[int, ...] = (0,)
+    """Training seeds."""
+    scene: str = "standard"
+    """Scene of the evaluation."""
+    episodes: int = 200
+    """Evaluation layouts, the same for every row."""
+    critic_steps: int | None = None
+    """Updates of the critics before the actor's; by default as the run's configuration says."""
+    actor_steps: int | None = None
+    """Updates of the actor; the critics get as many more beside it."""
+    sample: int | None = None
+    """Train on that many random episodes of each dataset only."""
+    flip: bool | None = None
+    """Whether mirrored episodes are trained on too; by default as the run's configuration says."""
+    few_shot: str | None = None
+    """Also fine-tune every row in this scene, and evaluate it there before and after."""
+    few_shot_episodes: int = 20
+    """Own episodes to fine-tune on."""
+    workers: int = 2
+    """Processes of the evaluation."""
+    quiet: bool = False
+    """No progress, no table."""
+
+    def __post_init__(self) -> None:
+        for name in self.variants:
+            configure(name, Config())
+        for option in ("variants", "seeds"):
+            values = getattr(self, option)
+            if not values or len(set(values)) < len(values):
+                raise UserError(f"--{option}: give each once, and at least one")
+        if min(self.seeds) < 0:
+            raise UserError("seeds must be >= 0")
+        for option in ("episodes", "critic_steps", "actor_steps", "sample", "few_shot_episodes", "workers"):
+            value = getattr(self, option)
+            if value is not None and value <= 0:
+                raise UserError(f"--{option.replace('_', '-')} must be > 0, got {value}")
 
 
 def configure(name: str, base: Config) -> Config:

@@ -15,13 +15,14 @@ from fosp_core.statistics import paired_difference_interval
 from fosp_trainer import compare
 from fosp_trainer import config as configuration
 from fosp_trainer.agent import Agent
-from fosp_trainer.compare import Comparison, Plan, draw
+from fosp_trainer.compare import Comparison, draw
 from fosp_trainer.config import Config
 from fosp_trainer.data import Frames
 from fosp_trainer.errors import UserError
 from fosp_trainer.evaluation import summarize
 from fosp_trainer.pretrain import Trainer, prepare_folder, pretrain
 from fosp_trainer.testing import STEPS, random_episodes
+from fosp_trainer.variants import Plan
 
 CONFIG = dataclasses.replace(configuration.preset("debug"), stages=STEPS)
 ROWS = ("fosp", "dreamerv3", "safedreamer", "safedreamer-planning", "no-expansion")
@@ -80,18 +81,16 @@ def world(frames: Frames, exported: object, monkeypatch: pytest.MonkeyPatch) -> 
     return asked
 
 
-def plan_for(run: Path, work: Path, **changes: Any) -> Plan:
+def plan_for(run: Path, **changes: Any) -> Plan:
     """A small one."""
-    return Plan(
-        **{"run": run, "data": ("made-up",), "work": work, "variants": ROWS, "episodes": 10, "quiet": True, **changes}
-    )
+    return Plan(**{"run": run, "data": ("made-up",), "variants": ROWS, "episodes": 10, "quiet": True, **changes})
 
 
 def test_every_row_is_evaluated_alike_and_told_against_fosp_on_the_same_layouts(
     run: Path, world: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     file, rows = tmp_path / "table.json", ("fosp", "dreamerv3")
-    result = Comparison(plan_for(run, tmp_path / "work", seeds=(0, 3), variants=rows)).run(file)
+    result = Comparison(plan_for(run, seeds=(0, 3), variants=rows), tmp_path / "work").run(file)
     assert list(result["rows"]) == list(rows)
     assert len(world) == 2 * len(rows)
     for ask in world:
@@ -112,7 +111,7 @@ def test_rows_share_the_world_model_and_the_training_where_they_can(
     run: Path, world: list[dict[str, Any]], exported: dict[str, tuple[Config, Weights]], tmp_path: Path
 ) -> None:
     work = tmp_path / "work"
-    Comparison(plan_for(run, work)).run()
+    Comparison(plan_for(run), work).run()
     assert [ask["planner"] for ask in world] == [name == "safedreamer-planning" for name in ROWS]
     assert sorted(p.name for p in (work / "trained").iterdir()) == ["dreamerv3-0", "fosp-0", "safedreamer-0"]
     shared = compare.load_world_model(run)
@@ -145,8 +144,8 @@ def test_fine_tuned_rows_are_told_before_and_after_and_against_fosp(
         return {"zero_shot": before, "fine_tuned": after}
 
     monkeypatch.setattr(compare, "few_shot", few_shot)
-    plan = plan_for(run, tmp_path, variants=("fosp", "no-expansion"), few_shot="new_objects", few_shot_episodes=4)
-    rows = Comparison(plan).run()["rows"]
+    plan = plan_for(run, variants=("fosp", "no-expansion"), few_shot="new_objects", few_shot_episodes=4)
+    rows = Comparison(plan, tmp_path).run()["rows"]
     assert rows["fosp"]["few_shot"]["fine_tuned"]["success_rate"] == 1.0
     told = rows["no-expansion"]["few_shot"]
     assert told["zero_shot"]["success_difference"] == 0.0
@@ -161,7 +160,7 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rows = ("fosp", "dreamerv3")
-    whole = Comparison(plan_for(run, tmp_path / "whole", variants=rows)).run()
+    whole = Comparison(plan_for(run, variants=rows), tmp_path / "whole").run()
     expected = exported["dreamerv3-0"][1]
     steps = 0
     original = Trainer._take
@@ -173,24 +172,24 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(
             raise RuntimeError("power cut")
         return original(self)
 
-    plan = plan_for(run, tmp_path / "broken", variants=rows)
+    plan, broken = plan_for(run, variants=rows), tmp_path / "broken"
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "_take", take)
         with pytest.raises(RuntimeError, match="power cut"):
-            Comparison(plan).run()
-    assert list(Comparison(plan).result()["rows"]) == ["fosp"]
+            Comparison(plan, broken).run()
+    assert list(Comparison(plan, broken).result()["rows"]) == ["fosp"]
     world.clear()
-    resumed = Comparison(plan).run()
+    resumed = Comparison(plan, broken).run()
     assert [ask["bundle"].name for ask in world] == ["dreamerv3-0"]
     assert resumed == whole
     assert all(torch.equal(value, exported["dreamerv3-0"][1][name]) for name, value in expected.items())
 
 
 def test_the_work_of_another_comparison_is_not_mixed_in(run: Path, tmp_path: Path) -> None:
-    Comparison(plan_for(run, tmp_path))
-    Comparison(plan_for(run, tmp_path, variants=("fosp",), seeds=(5,)))  # more rows are no other comparison
+    Comparison(plan_for(run), tmp_path)
+    Comparison(plan_for(run, variants=("fosp",), seeds=(5,)), tmp_path)  # more rows are no other comparison
     with pytest.raises(UserError, match="another episodes, actor_steps; choose another --work"):
-        Comparison(plan_for(run, tmp_path, episodes=11, actor_steps=9))
+        Comparison(plan_for(run, episodes=11, actor_steps=9), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -201,9 +200,9 @@ def test_the_work_of_another_comparison_is_not_mixed_in(run: Path, tmp_path: Pat
         ({"episodes": 0}, "--episodes must be > 0"),
     ],
 )
-def test_bad_plans_are_refused(run: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_bad_plans_are_refused(run: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        plan_for(run, tmp_path, **changes)
+        plan_for(run, **changes)
 
 
 def test_a_world_model_that_still_learns_is_refused(frames: Frames, tmp_path: Path) -> None:
@@ -212,4 +211,4 @@ def test_a_world_model_that_still_learns_is_refused(frames: Frames, tmp_path: Pa
     trainer.stage = "world_model"
     trainer.save()
     with pytest.raises(UserError, match="world model is not finished"):
-        Comparison(plan_for(tmp_path / "run", tmp_path / "work"))
+        Comparison(plan_for(tmp_path / "run"), tmp_path / "work")

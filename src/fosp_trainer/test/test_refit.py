@@ -11,9 +11,10 @@ import torch
 from fosp_core import task
 from fosp_trainer import config as configuration
 from fosp_trainer.agent import Agent
+from fosp_trainer.config import RefitConfig
 from fosp_trainer.data import Frames
 from fosp_trainer.errors import UserError
-from fosp_trainer.refit import FIRST_SEED_INDEX, RefitConfig, plan, refit
+from fosp_trainer.refit import FIRST_SEED_INDEX, plan, refit
 from fosp_trainer.testing import random_episodes
 
 CONFIG = RefitConfig(own=(2, 2), noisy=1, replay=4, batch=32, steps=60)

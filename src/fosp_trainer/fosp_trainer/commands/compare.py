@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from fosp_trainer.errors import UserError
-from fosp_trainer.variants import VARIANTS
+from fosp_trainer.variants import Plan
 
 
 @dataclass
@@ -16,56 +18,25 @@ class Compare:
     them on the same layouts without the monitor. Finished parts stay in the work folder: the same command goes on.
     """
 
-    run: Path
-    """Folder of a pretrained run; only its world model and its configuration are used."""
-    data: tuple[str, ...]
-    """Minari datasets: folders or installed ids."""
+    plan: Annotated[Plan, tyro.conf.arg(name="")]
     json: Path
     """File for the table; the plot is written beside it."""
-    variants: tuple[str, ...] = tuple(VARIANTS)
-    """Rows."""
-    seeds: tuple[int, ...] = (0,)
-    """Training seeds."""
-    scene: str = "standard"
-    """Scene of the evaluation."""
-    episodes: int = 200
-    """Evaluation layouts, the same for every row."""
-    critic_steps: int | None = None
-    """Updates of the critics before the actor's; by default as the run's configuration says."""
-    actor_steps: int | None = None
-    """Updates of the actor; the critics get as many more beside it."""
-    sample: int | None = None
-    """Train on that many random episodes of each dataset only."""
-    flip: bool | None = None
-    """Whether mirrored episodes are trained on too; by default as the run's configuration says."""
-    few_shot: str | None = None
-    """Also fine-tune every row in this scene, and evaluate it there before and after."""
-    few_shot_episodes: int = 20
-    """Own episodes to fine-tune on."""
     work: Path | None = None
     """Folder for trained agents, bundles and finished rows; by default runs/compare/NAME, as the JSON file is named."""
-    workers: int = 2
-    """Processes of the evaluation."""
-    quiet: bool = False
-    """No progress, no table."""
 
 
 def run(command: Compare) -> None:
     """Finish the rows, write the file and the plot, print the table."""
     from fosp_core.bundle import BundleError
-    from fosp_trainer.compare import Comparison, Plan, draw
+    from fosp_trainer.compare import Comparison, draw
 
-    plan = Plan(
-        command.run, command.data, command.work or Path("runs/compare") / command.json.stem, command.variants,
-        command.seeds, command.scene, command.episodes, command.critic_steps, command.actor_steps, command.sample,
-        command.flip, command.few_shot, command.few_shot_episodes, command.workers, command.quiet,
-    )  # fmt: skip
+    work = command.work or Path("runs/compare") / command.json.stem
     try:
-        result = Comparison(plan).run(command.json)
+        result = Comparison(command.plan, work).run(command.json)
         draw(result, command.json.with_suffix(".svg"))
     except (BundleError, ValueError, OSError) as error:
         raise UserError(str(error)) from error
-    if not command.quiet:
+    if not command.plan.quiet:
         show(result)
 
 

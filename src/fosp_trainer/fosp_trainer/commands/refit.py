@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+import tyro
+
+from fosp_trainer.config import RefitConfig
 from fosp_trainer.errors import UserError
 
 
@@ -20,18 +24,6 @@ class Refit:
     """Minari datasets that it was trained on, of which some episodes are mixed in."""
     output: Path
     """Folder of the new bundle; must not exist. Its last part is the model's id."""
-    own: tuple[int, int] = (250, 350)
-    """Episodes of the policy itself in the scenes standard and varied."""
-    noise: tuple[float, ...] = (0.3, 0.6, 1.0)
-    """Standard deviations of the noisy variants' action noise."""
-    noisy: int = 100
-    """Episodes of each noisy variant in each scene."""
-    replay: int = 1_400
-    """Earlier episodes that are mixed in."""
-    share: float = 0.7
-    """Share of own episodes in each batch."""
-    steps: int = 3_000
-    """Updates."""
     seed: int = 0
     """Of the layouts and the batches."""
     json: Path | None = None
@@ -40,6 +32,7 @@ class Refit:
     """Processes that run episodes."""
     quiet: bool = False
     """No progress."""
+    config: Annotated[RefitConfig, tyro.conf.arg(name="")] = field(default_factory=RefitConfig)
 
 
 def run(command: Refit) -> None:
@@ -49,13 +42,11 @@ def run(command: Refit) -> None:
     from fosp_trainer.export import export_bundle, load_agent
     from fosp_trainer.progress import bar, console
     from fosp_trainer.provenance import provenance, write_result
-    from fosp_trainer.refit import RefitConfig, own_episodes, refit
+    from fosp_trainer.refit import own_episodes, refit
 
     if command.output.exists():
         raise UserError(f"{command.output} exists already; choose another --output")
-    config = RefitConfig(
-        command.own, command.noise, command.noisy, command.replay, command.share, steps=command.steps
-    )  # fmt: skip
+    config = command.config
     try:
         source = load_bundle(command.bundle)
         agent = load_agent(source)
