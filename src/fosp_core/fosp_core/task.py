@@ -38,8 +38,8 @@ TOOL_LEAD_M: Final = 0.03
 TRAIN_SCENES: Final = ("standard", "varied")
 """``varied``: other sizes and shades, and one obstacle or two, so that no one look is learned by heart."""
 TRANSFER_SCENES: Final = ("obstacle_shape", "goal_shape", "obstacle_count", "new_objects")
-SHIFTED_SCENES: Final = ("colors", "camera_shift", "clutter", "moving_obstacle", "lights_off")
-SCENES: Final = ("standard", *TRANSFER_SCENES, *SHIFTED_SCENES, "varied")
+SHIFTED_SCENES: Final = ("colors", "camera_shift", "clutter", "moving_obstacle", "lights_off", "hand", "blur")
+SCENES: Final = ("standard", *TRANSFER_SCENES, *SHIFTED_SCENES[:5], "varied", *SHIFTED_SCENES[5:])
 """Layouts depend on a scene's place in this order: new ones go last."""
 
 

@@ -56,6 +56,7 @@ BLUE: Final[Rgb] = (0.08, 0.22, 0.80)
 YELLOW: Final[Rgb] = (0.92, 0.78, 0.05)
 TABLE: Final[Rgb] = (0.05, 0.05, 0.055)
 LINE: Final[Rgb] = (0.90, 0.90, 0.90)
+SKIN: Final[Rgb] = (0.80, 0.56, 0.42)
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,8 @@ class Look:
     table: Rgb = TABLE
     line: Rgb = LINE
     robot_tint: Rgb = (1.0, 1.0, 1.0)
+    blur: float = 0.0
+    """Standard deviation of a lens out of focus, as a part of the picture's width."""
 
 
 @dataclass(frozen=True)
@@ -315,6 +318,9 @@ def _attempt(scene: str, seed: int, rng: np.random.Generator) -> Layout | None:
         return _with_motion(layout, rng)
     if scene == "clutter":
         return replace(layout, clutter=_clutter(layout, rng))
+    if scene == "hand":
+        hand = _hand(layout, rng)
+        return None if hand is None else replace(layout, clutter=hand)
     return layout
 
 
@@ -433,6 +439,21 @@ def _clutter(layout: Layout, rng: np.random.Generator) -> tuple[Item, ...]:
     return tuple(items)
 
 
+def _hand(layout: Layout, rng: np.random.Generator) -> tuple[Item, ...] | None:
+    """Somebody's fist and forearm, reaching in from the side; None where a thing is in the way."""
+    side = 1.0 if rng.random() < 0.5 else -1.0
+    x, y = float(rng.uniform(0.40, 0.70)), side * float(rng.uniform(0.08, 0.20))
+    length = 0.40
+    items = (
+        Item("box", (0.09, 0.11, 0.07), (x, y), SKIN),
+        Item("cylinder", (0.065, 0.065, length), (x, y + side * 0.5 * length), SKIN, lying=True),
+    )
+    reach = np.array([[x, y + side * d] for d in np.linspace(-0.05, length, 16)])
+    things = (*layout.obstacles, layout.goal)
+    clear = all(np.linalg.norm(reach - item.position, axis=1).min() > item.radius + 0.06 for item in things)
+    return items if clear else None
+
+
 def _jittered(layout: Layout, seed: int) -> Layout:
     """Small changes of lighting, colours and camera pose."""
     rng = np.random.default_rng((seed, task.SCENES.index(layout.scene), 1))
@@ -476,6 +497,8 @@ def _shifted_look(layout: Layout, rng: np.random.Generator) -> Layout:
         return replace(layout, look=replace(look, camera_position=shifted, camera_roll=side * 0.05))
     if layout.scene == "lights_off":
         return replace(layout, look=replace(look, ambient=0.06, diffuse=0.05))
+    if layout.scene == "blur":
+        return replace(layout, look=replace(look, blur=float(rng.uniform(0.02, 0.04))))
     if layout.scene == "colors":
         table = colorsys.hsv_to_rgb(float(rng.uniform()), 0.5, 0.35)
         return replace(layout, look=replace(look, table=table))

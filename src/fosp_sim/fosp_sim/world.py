@@ -362,7 +362,9 @@ class World:
         """Picture (height, width, 3) of the camera, RGB."""
         if self._renderer is None:
             self._renderer = _Renderer(self.model, width, height)
-        return self._renderer.draw(self.data, width, height)
+        picture = self._renderer.draw(self.data, width, height)
+        blur = 0.0 if self.layout is None else self.layout.look.blur
+        return np.asarray(cv2.GaussianBlur(picture, (0, 0), blur * width), np.uint8) if blur else picture
 
     def intrinsics(self, width: int, height: int) -> Intrinsics:
         """Intrinsics of the camera for a picture size."""

@@ -8,6 +8,7 @@ from fosp_sim.layout import (
     BLUE,
     GOAL_CLEARANCE_M,
     GREEN,
+    SKIN,
     START_CLEARANCE_M,
     ClearanceMap,
     Footprint,
@@ -67,6 +68,23 @@ def test_scenes_hold_what_they_are_named_for() -> None:
     assert sample_layout("lights_off", 1).look.ambient < 0.2 * standard.look.ambient
     assert sample_layout("clutter", 1).clutter and sample_layout("moving_obstacle", 1).motion is not None
     assert sample_layout("colors", 1).obstacles[0].rgb != GREEN
+    assert {item.rgb for item in sample_layout("hand", 1).clutter} == {SKIN}
+    assert sample_layout("blur", 1).look.blur > 0.0
+
+
+def test_a_hand_reaches_in_and_stays_clear_of_what_stands_there() -> None:
+    for seed in range(20):
+        layout = sample_layout("hand", seed)
+        fist = layout.clutter[0]
+        assert task.WORKSPACE.contains(np.array([*fist.position, 0.05]))
+        things = (*layout.obstacles, layout.goal)
+        assert all(np.linalg.norm(np.subtract(fist.position, t.position)) > t.radius + 0.05 for t in things)
+
+
+def test_layouts_of_scenes_stay_what_they_were_when_scenes_are_added() -> None:
+    # datasets, evaluations and calibrations name layouts by scene and seed
+    assert task.SCENES.index("varied") == 10
+    assert sample_layout("varied", 3).start == pytest.approx((0.36853, -0.20155, 0.07050), abs=1e-5)
 
 
 def test_clearance_is_the_distance_from_the_hand_seen_from_above() -> None:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import mujoco
 import numpy as np
@@ -163,7 +164,17 @@ def test_pictures_show_the_scene(world: World, scene: str) -> None:
     world.reset(sample_layout(scene, 4))
     picture = world.render(64, 64)
     assert picture.shape == (64, 64, 3) and picture.dtype == np.uint8
-    assert picture.std() > (2.0 if scene == "lights_off" else 20.0)
+    assert picture.std() > (2.0 if scene == "lights_off" else 15.0 if scene == "blur" else 20.0)
+
+
+def test_a_lens_out_of_focus_softens_the_picture_at_any_size(world: World) -> None:
+    layout = sample_layout("standard", 3)
+    for size in ((64, 64), (320, 240)):
+        edges = []
+        for blur in (0.0, 0.03):
+            world.reset(replace(layout, look=replace(layout.look, blur=blur)))
+            edges.append(np.abs(np.diff(world.render(*size).astype(int), axis=1)).max())
+        assert edges[1] < 0.5 * edges[0]
 
 
 def test_the_goal_is_visible_at_the_start(world: World) -> None:
