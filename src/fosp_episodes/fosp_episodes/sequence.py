@@ -34,6 +34,10 @@ class RunError(Exception):
     """The run cannot go on; the message says why and what to do."""
 
 
+class _StaysHalted(RunError):
+    """The monitor refuses to be reset in a layout."""
+
+
 class Interrupted(Exception):
     """Somebody asked the run to end; the message says who."""
 
@@ -101,6 +105,8 @@ class Settings:
     """Recorded after a halt, so that a violation while stopping counts."""
     reset_attempts: int = 10
     reset_pause_s: float = 0.5
+    refused_layouts: int = 3
+    """Layouts in a row in which the monitor may stay halted before the run ends."""
 
 
 @dataclass(frozen=True)
@@ -170,15 +176,14 @@ class EpisodeRun:
         self._on_progress = on_progress
         self._clock = clock
         self._finished: list[Summary] = []
+        self._left_out, self._refusal = 0, ""
 
     def run(self) -> Outcome:
         """Run all episodes; what was recorded is kept however the run ends."""
         try:
             if self._goal.explore:
                 self._demand(self._graph.explore(True), "the policy did not change to exploring")
-            for index in range(self._goal.count):
-                self._store.check()
-                self._run_one(index)
+            self._run_all()
         except Interrupted as interruption:
             return Outcome(False, f"stopped: {interruption}", self._finished, interrupted=True)
         except (RunError, StorageError) as error:
@@ -186,7 +191,22 @@ class EpisodeRun:
         finally:
             if self._goal.explore:
                 self._graph.explore(False)
-        return Outcome(True, f"{len(self._finished)} episodes recorded", self._finished)
+        note = f"; {self._left_out} did not start: {self._refusal}" if self._left_out else ""
+        return Outcome(True, f"{len(self._finished)} episodes recorded{note}", self._finished)
+
+    def _run_all(self) -> None:
+        refused = 0
+        for index in range(self._goal.count):
+            self._store.check()
+            try:
+                self._run_one(index)
+            except _StaysHalted as error:
+                # it may be this layout alone: a start beside an obstacle is a risk already
+                refused, self._left_out, self._refusal = refused + 1, self._left_out + 1, str(error)
+                if refused >= min(self._settings.refused_layouts, self._goal.count):
+                    raise
+            else:
+                refused = 0
 
     def _run_one(self, index: int) -> None:
         seed = self._goal.seed + index
@@ -250,7 +270,7 @@ class EpisodeRun:
                 return
             self._graph.wait(lambda: False, self._settings.reset_pause_s)
         attempts = self._settings.reset_attempts
-        raise RunError(f"the safety monitor stays halted after {attempts} attempts to reset it: {reply.message}")
+        raise _StaysHalted(f"the safety monitor stays halted after {attempts} attempts to reset it: {reply.message}")
 
     def _follow(self, index: int, recorder: EpisodeRecorder) -> None:
         """Wait until the episode is over; raises ``RunError`` when a part of the graph is lost."""

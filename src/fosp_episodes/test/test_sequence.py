@@ -74,7 +74,16 @@ def test_monitor_that_stays_halted_ends_the_run_with_its_answer(graph: FakeGraph
     graph.monitor_resets = [Reply(False, "camera frames stopped")] * 100
     outcome = run(graph, reset_after_halt=True)
     assert not outcome.success and "camera frames stopped" in outcome.message
-    assert graph.calls.count("reset monitor") == 10
+    assert graph.calls.count("reset monitor") == 20, "each of the two layouts is tried"
+
+
+def test_layout_in_which_the_monitor_stays_halted_is_left_out(graph: FakeGraph) -> None:
+    graph.length, graph.halt_at = 30, 2
+    graph.monitor_resets = [*[Reply(False, "the scene itself is judged risky")] * 10, Reply(True, "")]
+    outcome = run(graph, reset_after_halt=True, count=3)
+    assert outcome.success and "1 did not start" in outcome.message and "judged risky" in outcome.message
+    assert [(e.seed, e.success) for e in outcome.episodes] == [(5, False), (7, True)]
+    assert graph.calls.count("start") == 2
 
 
 def test_inactive_monitor_ends_the_run(graph: FakeGraph) -> None:
