@@ -82,7 +82,7 @@ def test_layout_in_which_the_monitor_stays_halted_is_left_out(graph: FakeGraph) 
     graph.monitor_resets = [*[Reply(False, "the scene itself is judged risky")] * 10, Reply(True, "")]
     outcome = run(graph, reset_after_halt=True, count=3)
     assert outcome.success and "1 did not start" in outcome.message and "judged risky" in outcome.message
-    assert [(e.seed, e.success) for e in outcome.episodes] == [(5, False), (7, True)]
+    assert [(e.seed, e.halted) for e in outcome.episodes] == [(5, True), (7, False)]
     assert graph.calls.count("start") == 2
 
 
