@@ -59,8 +59,10 @@ class Thresholds:
                 raise ValueError(f"thresholds.{name} must be in (0, 1], got {value}")
         if self.caution > self.halt:
             raise ValueError(f"thresholds.caution ({self.caution}) must not exceed thresholds.halt ({self.halt})")
-        average = self.surprise if self.surprise_average is None else self.surprise_average
-        for name, value in (("surprise", self.surprise), ("surprise_average", average)):
+        bounds = {"surprise": self.surprise}
+        if self.surprise_average is not None:
+            bounds["surprise_average"] = self.surprise_average
+        for name, value in bounds.items():
             if not (math.isfinite(value) and value > 0.0):
                 raise ValueError(f"thresholds.{name} must be finite and > 0, got {value}")
         if not 0.0 <= self.confidence < 1.0:
