@@ -43,8 +43,8 @@ _KEPT: Final = ("seed", "success", "violated", "return", "cost", "steps", "small
 
 
 def base_config(plan: Plan) -> Config:
-    """The baseline's configuration: the run's, with the plan's numbers of updates and critics that learn to the end in
-    every row, as those must that follow their policy.
+    """The baseline's configuration: the run's, with the plan's numbers of updates, critics that learn to the end in
+    every row, as those must that follow their policy, and the actor's own action, as ``fosp-train export`` writes it.
     """
     config = load_config(plan.run)
     if config.stages.mode != "staged":
@@ -54,7 +54,9 @@ def base_config(plan: Plan) -> Config:
         if getattr(plan, name) is not None:
             changes[name] = getattr(plan, name)
     data = config.data if plan.flip is None else dataclasses.replace(config.data, flip=plan.flip)
-    return dataclasses.replace(config, stages=dataclasses.replace(config.stages, **changes), data=data)
+    stages = dataclasses.replace(config.stages, **changes)
+    proposals = dataclasses.replace(config.proposals, count=1)
+    return dataclasses.replace(config, stages=stages, data=data, proposals=proposals)
 
 
 def load_world_model(run: Path) -> dict[str, Tensor]:

@@ -45,7 +45,7 @@ def _safedreamer(config: Config) -> Config:
 
 
 VARIANTS: Final[dict[str, Variant]] = {
-    BASELINE: Variant("the run's own configuration", lambda config: config),
+    BASELINE: Variant("the run's own configuration, without proposals as bundles are released", lambda config: config),
     "dreamerv3": Variant("the most imagined reward, no safety", _dreamerv3),
     "safedreamer": Variant("the most imagined reward, imagined cost by an augmented Lagrangian", _safedreamer),
     "safedreamer-planning": Variant(
@@ -63,9 +63,9 @@ VARIANTS: Final[dict[str, Variant]] = {
         "fine-tuning changes the one policy there is; before that the same as fosp",
         lambda config: _with(config, fine_tune={"expansion": False}),
     ),
-    "no-proposals": Variant(
-        "the actor's own action, not the best of constrained proposals around it",
-        lambda config: _with(config, proposals={"count": 1}),
+    "proposals": Variant(
+        "the best of constrained proposals around the actor's action",
+        lambda config: _with(config, proposals={"count": ProposalConfig().count}),
     ),
     "closed-form": Variant(
         "the paper's extraction by weighted regression", lambda config: _with(config, actor={"extraction": "awr"})
