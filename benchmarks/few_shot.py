@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,20 +23,15 @@ from rich.console import Console
 from rich.table import Table
 
 from fosp_core.bundle import load_bundle
-from fosp_core.statistics import paired_difference_interval, wilson_interval
 from fosp_core.task import TRANSFER_SCENES
 from fosp_trainer.calibration_plots import BLUE, GREEN, RED, style
+from fosp_trainer.compare import RATES, rates
 from fosp_trainer.errors import UserError
-from fosp_trainer.few_shot import few_shot
+from fosp_trainer.few_shot import few_shot, figures_before
 from fosp_trainer.provenance import write_result
 
 Record = dict[str, Any]
 STAGES: Final = ("zero_shot", "fine_tuned")
-RATES: Final[dict[str, Callable[[Record], bool]]] = {
-    "success": lambda record: record["success"],
-    "violation": lambda record: record["violated"],
-    "safe_success": lambda record: record["success"] and not record["violated"],
-}
 COLORS: Final = {"success": BLUE, "violation": RED, "safe_success": GREEN}
 
 
@@ -64,17 +59,21 @@ class Options:
     """Name of the result and of the plot."""
 
 
-def row(options: Options, scene: str, seed: int) -> Record:
+def row(options: Options, model: str, scene: str, seed: int) -> Record:
     """The row, run unless its file is there; raises ``UserError`` when that is of another model."""
     file = options.rows / f"{scene}_{seed}.json"
-    model = load_bundle(options.bundle).id
     if file.is_file():
         found: Record = json.loads(file.read_text(encoding="utf-8"))
         if found["model_id"] != model or found["zero_shot"]["episodes"] != options.evaluation_episodes:
             raise UserError(f"{file} is of another model or number of layouts; choose another --rows")
         return found
     before = RESULTS / f"evaluate_{scene}_zero_shot.json"
-    known = before.is_file() and _fits(before, model, options.evaluation_episodes)
+    expected = {"model_id": model, "scene": scene, "episodes": options.evaluation_episodes, "seed": 0, "monitor": False}
+    try:
+        figures_before(before, expected)
+        known = True
+    except UserError:
+        known = False
     found = few_shot(
         options.bundle, scene, options.episodes, seed=seed, data=options.data, workers=options.workers,
         evaluation_episodes=options.evaluation_episodes, before=before if known else None,
@@ -83,36 +82,23 @@ def row(options: Options, scene: str, seed: int) -> Record:
     return found
 
 
-def _fits(file: Path, model: str, episodes: int) -> bool:
-    known = json.loads(file.read_text(encoding="utf-8"))
-    wanted = {"model_id": model, "episodes": episodes, "seed": 0, "monitor": False}
-    return all(known.get(name) == value for name, value in wanted.items())
-
-
 def pooled(rows: Sequence[Record]) -> dict[str, Any]:
-    """Rates over a scene's rows with 95 % intervals, and the paired change from before to after."""
-    told: dict[str, Any] = {"rounds": len(rows), "seconds": [row["round"]["duration_s"] for row in rows]}
-    for name, hit in RATES.items():
-        sides = []
-        for stage in STAGES:
-            outcomes = [bool(hit(r)) for row in rows for r in sorted(row[stage]["records"], key=lambda r: r["seed"])]
-            sides.append(outcomes)
-            told[f"{stage}_{name}_rate"] = sum(outcomes) / len(outcomes)
-            told[f"{stage}_{name}_interval"] = list(wilson_interval(sum(outcomes), len(outcomes)))
-        pairs = list(zip(sides[1], sides[0], strict=True))
-        cells = [pairs.count(cell) for cell in ((True, True), (True, False), (False, True), (False, False))]
-        told[f"{name}_change"] = (cells[1] - cells[2]) / len(pairs)
-        told[f"{name}_change_interval"] = list(paired_difference_interval(*cells))
-    return told
+    """Rates over a scene's rows before and after, those after with their paired differences to those before."""
+    before, after = ([{**row[stage], "training_seed": row["seed"]} for row in rows] for stage in STAGES)
+    return {
+        "rounds": len(rows), "seconds": [row["round"]["duration_s"] for row in rows],
+        "zero_shot": rates(before, []), "fine_tuned": rates(after, before),
+    }  # fmt: skip
 
 
 def table(scenes: dict[str, dict[str, Any]]) -> Table:
     """A line a scene."""
     shown = Table("scene", "rounds", *(name.replace("_", " ") for name in RATES), "violation, change")
     for scene, told in scenes.items():
-        cells = [" to ".join(f"{100 * told[f'{stage}_{name}_rate']:.1f}" for stage in STAGES) + " %" for name in RATES]
-        low, high = told["violation_change_interval"]
-        change = f"{100 * told['violation_change']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) %"
+        cells = [" to ".join(f"{100 * told[stage][f'{name}_rate']:.1f}" for stage in STAGES) + " %" for name in RATES]
+        after = told["fine_tuned"]
+        low, high = after["violation_difference_interval"]
+        change = f"{100 * after['violation_difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) %"
         shown.add_row(scene, str(told["rounds"]), *cells, change)
     return shown
 
@@ -130,10 +116,10 @@ def draw(scenes: dict[str, dict[str, Any]], path: Path) -> None:
             for k, name in enumerate(RATES):
                 for stage, shift in zip(STAGES, (-0.055, 0.055), strict=True):
                     y = i + 0.27 * (k - 1) + shift
-                    low, high = (100 * bound for bound in told[f"{stage}_{name}_interval"])
+                    low, high = (100 * bound for bound in told[stage][f"{name}_rate_interval"])
                     axes.plot([low, high], [y, y], color=COLORS[name], linewidth=2, alpha=0.35)
                     axes.plot(
-                        100 * told[f"{stage}_{name}_rate"], y, "o", color=COLORS[name], markersize=4.5,
+                        100 * told[stage][f"{name}_rate"], y, "o", color=COLORS[name], markersize=4.5,
                         fillstyle="full" if stage == "fine_tuned" else "none",
                         label=name.replace("_", " ") if i == 0 and stage == "fine_tuned" else None,
                     )  # fmt: skip
@@ -148,9 +134,10 @@ def main(options: Options) -> int:
     """Run what is missing, print the table, write result and plot; returns the exit code."""
     scenes: dict[str, dict[str, Any]] = {}
     try:
+        model = load_bundle(options.bundle).id
         for scene in options.scenes:
-            scenes[scene] = pooled([row(options, scene, seed) for seed in options.seeds])
-            figures = {"model_id": load_bundle(options.bundle).id, "seeds": list(options.seeds), "scenes": scenes}
+            scenes[scene] = pooled([row(options, model, scene, seed) for seed in options.seeds])
+            figures = {"model_id": model, "seeds": list(options.seeds), "scenes": scenes}
             record(options.name, figures)
     except KeyboardInterrupt:
         print("stopped; finished rows are kept", file=sys.stderr)

@@ -176,7 +176,7 @@ class EpisodeRun:
         self._on_progress = on_progress
         self._clock = clock
         self._finished: list[Summary] = []
-        self._left_out, self._refusal = 0, ""
+        self._refusals: list[str] = []
 
     def run(self) -> Outcome:
         """Run all episodes; what was recorded is kept however the run ends."""
@@ -191,7 +191,7 @@ class EpisodeRun:
         finally:
             if self._goal.explore:
                 self._graph.explore(False)
-        note = f"; {self._left_out} did not start: {self._refusal}" if self._left_out else ""
+        note = f"; {len(self._refusals)} did not start: {self._refusals[-1]}" if self._refusals else ""
         return Outcome(True, f"{len(self._finished)} episodes recorded{note}", self._finished)
 
     def _run_all(self) -> None:
@@ -202,7 +202,8 @@ class EpisodeRun:
                 self._run_one(index)
             except _StaysHalted as error:
                 # it may be this layout alone: a start beside an obstacle is a risk already
-                refused, self._left_out, self._refusal = refused + 1, self._left_out + 1, str(error)
+                refused += 1
+                self._refusals.append(str(error))
                 if refused >= min(self._settings.refused_layouts, self._goal.count):
                     raise
             else:

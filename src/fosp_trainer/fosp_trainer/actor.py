@@ -65,8 +65,10 @@ def perturbations(config: ProposalConfig, action: int) -> Tensor:
     return torch.cat([torch.zeros(1, action), pairs])[: config.count]
 
 
-def constrained_choice(candidates: Tensor, q_reward: Tensor, q_cost: Tensor, limit: float) -> Tensor:
-    """Of candidates (N, K, A) the best Q_r with Q_c <= limit, or the least Q_c where none is within: index (N,)."""
+def constrained_choice(q_reward: Tensor, q_cost: Tensor, limit: float) -> Tensor:
+    """Index (N,) of the candidate with the best Q_r (N, K) among those with Q_c (N, K) <= limit, or with the least Q_c
+    where none is within.
+    """
     allowed = q_cost <= limit
     best = torch.where(allowed, q_reward, torch.full_like(q_reward, -torch.inf))
     return torch.where(allowed.any(-1, keepdim=True), best, -q_cost).argmax(-1)
@@ -80,5 +82,5 @@ def propose(critics: Critics, features: Tensor, mean: Tensor, offsets: Tensor, l
     repeated = features[:, None].expand(-1, len(offsets), -1)
     q_reward = critics.reward.value_of(repeated, candidates)
     q_cost = critics.cost.value_of(repeated, candidates)
-    index = constrained_choice(candidates, q_reward, q_cost, limit)
+    index = constrained_choice(q_reward, q_cost, limit)
     return candidates.gather(1, index[:, None, None].expand(-1, 1, candidates.shape[-1]))[:, 0]

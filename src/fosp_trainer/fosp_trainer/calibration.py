@@ -581,7 +581,9 @@ def detection(
         frames: consecutive ones above the bound of single frames that halt.
     """
     count = len(traces)
-    alarms = [surprise_alarm(t.surprise, thresholds, frames) for t in traces]
+    by_frames = [burst_alarm(t.surprise, thresholds.surprise, frames) for t in traces]
+    by_average = [average_alarm(t.surprise, thresholds.surprise_average) for t in traces]
+    alarms = [_earlier(*pair) for pair in zip(by_frames, by_average, strict=True)]
     delays = [a for a in alarms if a is not None]
     either = [
         _earlier(alarm, first_alarm(t.least_risk, thresholds.halt)) for alarm, t in zip(alarms, traces, strict=True)
@@ -597,10 +599,8 @@ def detection(
         "detected": len(delays),
         "detection_rate": len(delays) / count if count else 0.0,
         "detection_rate_interval": list(wilson_interval(len(delays), count)),
-        "detected_by_single_frames": sum(
-            burst_alarm(t.surprise, thresholds.surprise, frames) is not None for t in traces
-        ),
-        "detected_by_average": sum(average_alarm(t.surprise, thresholds.surprise_average) is not None for t in traces),
+        "detected_by_single_frames": sum(a is not None for a in by_frames),
+        "detected_by_average": sum(a is not None for a in by_average),
         "delay_steps": {"median": float(np.median(delays)), "p90": float(np.percentile(delays, 90))}
         if delays
         else None,

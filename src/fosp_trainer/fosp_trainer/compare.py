@@ -244,13 +244,13 @@ def figures(rows: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]]) 
     """Rates of one variant's rows together, and their difference to the baseline's where that ran the same seeds and
     layouts.
     """
-    told: dict[str, Any] = {"seeds": [row["training_seed"] for row in rows], **_rates(rows, baseline)}
+    told: dict[str, Any] = {"seeds": [row["training_seed"] for row in rows], **rates(rows, baseline)}
     for name in ("return", "cost", "steps"):
         told[f"mean_{name}"] = sum(row[f"mean_{name}"] for row in rows) / len(rows)
     tuned = [row for row in rows if "few_shot" in row]
     if tuned:
         told["few_shot"] = {
-            stage: _rates(
+            stage: rates(
                 [{**row["few_shot"][stage], "training_seed": row["training_seed"]} for row in tuned],
                 [
                     {**row["few_shot"][stage], "training_seed": row["training_seed"]}
@@ -265,7 +265,10 @@ def figures(rows: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]]) 
     return told
 
 
-def _rates(rows: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def rates(rows: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """``RATES`` of rows together with Wilson 95 % intervals, and their differences to a baseline's, paired by
+    ``training_seed`` and layout, where it has the same.
+    """
     outcomes = {(row["training_seed"], r["seed"]): r for row in rows for r in row["records"]}
     others = {(row["training_seed"], r["seed"]): r for row in baseline for r in row["records"]}
     shared = sorted(outcomes.keys() & others.keys())

@@ -36,7 +36,6 @@ def _dreamerv3(config: Config) -> Config:
         config,
         critic={"in_sample": False, "imagined_weight": 1.0},
         actor={"extraction": "returns", "feasibility": False, "imagined_cost": False},
-        proposals={"count": 1},
     )
 
 

@@ -7,11 +7,9 @@ import torch
 from fosp_trainer.actor import constrained_choice, perturbations
 from fosp_trainer.config import ProposalConfig
 
-ACTIONS = torch.zeros(1, 3, 2)
-
 
 def choice(q_reward: list[float], q_cost: list[float], limit: float) -> int:
-    return int(constrained_choice(ACTIONS, torch.tensor([q_reward]), torch.tensor([q_cost]), limit))
+    return int(constrained_choice(torch.tensor([q_reward]), torch.tensor([q_cost]), limit))
 
 
 def test_the_most_reward_within_the_limit_is_chosen() -> None:
