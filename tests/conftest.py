@@ -185,7 +185,7 @@ def made_up_run() -> Callable[..., None]:
 
 @pytest.fixture
 def start(tmp_path: Path, domain: int) -> Iterator[Callable[..., Program]]:
-    """Starts programs, and ends those that are left."""
+    """Starts programs, and ends those that are left; a failing test shows what they said."""
     started: list[Program] = []
 
     def launch(module: str, *arguments: str) -> Program:
@@ -196,6 +196,7 @@ def start(tmp_path: Path, domain: int) -> Iterator[Callable[..., Program]]:
     yield launch
     for program in started:
         program.stop(signal.SIGTERM)
+        print(f"--- {program.log.name}: {' '.join(program.process.args)}\n{program.output}")
 
 
 @pytest.fixture
