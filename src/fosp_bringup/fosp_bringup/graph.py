@@ -126,6 +126,8 @@ class NodeSpec:
     lifecycle: bool = False
     nice: int = 0
     """Added to the niceness: what the control loop can wait for yields to it."""
+    background: bool = False
+    """Whether it runs only while nothing else wants to."""
     role: str = "policy"
     """One of ``ROLES``."""
     respawn: bool = False
@@ -214,7 +216,14 @@ def _trainer(arguments: Arguments, records: str) -> NodeSpec:
         # a real robot's world is not the simulated one: the gate judges on held-out recorded episodes only
         parameters["paired_episodes"] = 0
     return NodeSpec(
-        "fosp_trainer", "trainer_node", names.TRAINER_NODE, parameters, lifecycle=True, nice=10, respawn=True
+        "fosp_trainer",
+        "trainer_node",
+        names.TRAINER_NODE,
+        parameters,
+        lifecycle=True,
+        nice=10,
+        background=True,
+        respawn=True,
     )
 
 

@@ -105,6 +105,8 @@ def _action(spec: NodeSpec, arguments: Arguments) -> Node:
     prefix = ["setpriv --pdeathsig TERM --"] if shutil.which("setpriv") else []
     if spec.nice:
         prefix.append(f"nice -n {spec.nice}")
+    if spec.background and shutil.which("chrt"):
+        prefix.append("chrt --idle 0")
     # Texts stay texts: launch may read "2024", or XML with a colon, as YAML.
     parameters = {
         name: ParameterValue(value, value_type=str) if isinstance(value, str) else value

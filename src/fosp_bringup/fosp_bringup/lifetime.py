@@ -28,13 +28,17 @@ def die_with_parent(parent: int, number: signal.Signals) -> None:
         os.kill(os.getpid(), number)
 
 
-def child_setup(number: signal.Signals, nice: int = 0) -> Callable[[], None]:
-    """A ``preexec_fn`` that ties a child to the process that calls this, and sets its niceness."""
+def child_setup(number: signal.Signals, nice: int = 0, background: bool = False) -> Callable[[], None]:
+    """A ``preexec_fn`` that ties a child to the process that calls this, and sets its niceness. In the ``background``
+    it runs only while nothing else wants to, and whatever wakes up takes its place at once (Linux).
+    """
     parent = os.getpid()
 
     def setup() -> None:
         die_with_parent(parent, number)
         if nice:
             os.nice(nice)
+        if background and sys.platform == "linux":
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
     return setup

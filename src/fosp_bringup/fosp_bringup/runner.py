@@ -1,7 +1,7 @@
 """The embedded runner: starts the graph as separate processes where there is no ``ros2 launch``.
 
 honcho supervises: it starts every node, prefixes and collects its output and passes signals on. Added here: one log
-file a node, a file with the process ids, niceness, a node's death said by name, and that no node outlives the runner,
+file a node, a file with the process ids, priorities, a node's death said by name, and that no node outlives the runner,
 however that ends.
 """
 
@@ -45,14 +45,17 @@ class GraphProcess(Process):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.nice = 0
+        self.background = False
 
     def run(self, events: Any = None, ignore_signals: bool = False) -> None:
         """Start the node and relay its output until it ends."""
         signal.signal(signal.SIGHUP, self._on_runner_death)
         parent = multiprocessing.parent_process()
         die_with_parent(os.getppid() if parent is None else parent.pid or 0, signal.SIGHUP)
-        setup = child_setup(signal.SIGKILL, self.nice)
-        self._child_ctor = partial(Popen, shell=False, preexec_fn=setup)
+        setup = child_setup(signal.SIGKILL, self.nice, self.background)
+        # A group of its own for signals, but no session: where Linux schedules by session (sched_autogroup), niceness
+        # says nothing between sessions.
+        self._child_ctor = partial(Popen, shell=False, preexec_fn=setup, start_new_session=False, process_group=0)
         super().run(events, ignore_signals)
 
     def _on_runner_death(self, number: int, frame: object) -> None:
@@ -98,9 +101,12 @@ class GraphManager(Manager):
         self._state: dict[str, dict[str, int | None]] = {}
         self.events: Any = _Events(self.events, self._on_event)
 
-    def add_node(self, name: str, command: Sequence[str], env: Mapping[str, str], nice: int = 0) -> None:
+    def add_node(
+        self, name: str, command: Sequence[str], env: Mapping[str, str], nice: int = 0, background: bool = False
+    ) -> None:
         """Add a process; it starts with ``loop``."""
-        self.add_process(name, list(command), env=dict(env)).nice = nice
+        process = self.add_process(name, list(command), env=dict(env))
+        process.nice, process.background = nice, background
 
     def terminate(self) -> None:
         """Ask every process to end."""
@@ -257,7 +263,7 @@ def run(
     rules = [part for rule in remap for part in ("-r", rule)]
     for spec in specs:
         ros_args = ["--ros-args", "-r", f"__node:={spec.name}", "--params-file", str(parameters), *rules]
-        manager.add_node(spec.name, [str(programs[spec.name]), *ros_args], env, spec.nice)
+        manager.add_node(spec.name, [str(programs[spec.name]), *ros_args], env, spec.nice, spec.background)
     waiter = [sys.executable, "-m", "fosp_bringup.discovery", "wait", *graph.services(arguments)]
     manager.add_node(READY, waiter, env, nice=5)
     manager.loop()

@@ -63,6 +63,7 @@ def test_trainer_is_an_option_that_yields_and_has_no_simulation_to_ask_on_a_real
     assert "trainer_node" not in names_of(Arguments())
     simulated = next(s for s in nodes(Arguments(trainer=True, datasets="a:/b")) if s.name == "trainer_node")
     assert simulated.nice > max(s.nice for s in nodes(Arguments()))
+    assert simulated.background and not any(s.background for s in nodes(Arguments()))
     assert simulated.parameters["datasets"] == f"{Path('a').absolute()}:/b"
     assert "paired_episodes" not in simulated.parameters
     real = next(s for s in nodes(Arguments(sim="none", trainer=True)) if s.name == "trainer_node")

@@ -28,7 +28,7 @@ multiprocessing.set_start_method("fork")
 folder = Path(sys.argv[1])
 manager = GraphManager(LogPrinter(folder, sys.stdout), folder / "processes.json", sys.argv[2] == "stop")
 for index, program in enumerate(sys.argv[3:]):
-    manager.add_node(f"node{index}", [sys.executable, "-c", program], os.environ)
+    manager.add_node(f"node{index}", [sys.executable, "-c", program], os.environ, nice=index, background=index == 2)
 manager.loop()
 """
 
@@ -103,6 +103,15 @@ def test_no_process_outlives_a_killed_runner(supervise: Supervise, tmp_path: Pat
     nodes = pids(tmp_path, 2)
     process.kill()
     wait_for(lambda: not any(alive(pid) for pid in nodes))
+
+
+def test_priorities_count_among_all_nodes(supervise: Supervise, tmp_path: Path) -> None:
+    process = supervise(SLEEPER, SLEEPER, SLEEPER)
+    nodes = pids(tmp_path, 3)
+    # Linux may schedule by session, and then niceness orders processes of one session only.
+    assert {os.getsid(pid) for pid in nodes} == {process.pid}
+    assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in nodes] == [0, 1, 2]
+    assert [os.sched_getscheduler(pid) for pid in nodes] == [os.SCHED_OTHER, os.SCHED_OTHER, os.SCHED_IDLE]
 
 
 def test_death_of_a_node_is_said_by_name_and_stops_the_graph(supervise: Supervise, tmp_path: Path) -> None:
