@@ -166,8 +166,10 @@ def parity_error(agent: Agent, bundle: Bundle, frames: Frames, episodes: int = P
     model = agent.config.world_model
     worst = 0.0
     deter, stoch = torch.zeros(1, model.deter + table_length(model)), torch.zeros(1, model.latent)
-    longest = np.argsort(-frames.lengths, kind="stable")[:episodes]
-    for episode in longest.tolist():
+    by_length = np.argsort(-frames.lengths, kind="stable")
+    # the longest, in which an error may grow, then short ones behind it
+    chosen = [by_length[0], *by_length[::-1][: episodes - 1]]
+    for episode in dict.fromkeys(map(int, chosen)):
         begin = int(frames.starts[episode])
         for i in range(begin, begin + int(frames.lengths[episode])):
             first = i == begin

@@ -15,13 +15,14 @@ from fosp_core import task
 from fosp_core.bundle import Bundle, load_bundle
 from fosp_core.episode import Episode
 from fosp_trainer.config import FineTuneConfig
-from fosp_trainer.data import Frames, concatenate, from_episodes, read_dataset, split
+from fosp_trainer.data import Frames, from_episodes
 from fosp_trainer.errors import UserError
 from fosp_trainer.evaluation import Drive, evaluate, kept_episodes, summarize
 from fosp_trainer.export import export_bundle, load_agent
 from fosp_trainer.fine_tune import Progress, Report, fine_tune
 from fosp_trainer.progress import bar
 from fosp_trainer.provenance import provenance
+from fosp_trainer.replay import Replay, read_replay
 
 FIRST_SEED_INDEX: Final = 20_000_000
 """Of the data range; scripted collection and rounds in simulation stay below."""
@@ -65,18 +66,8 @@ def explore(
     return own, summarize([record for rows in records.values() for record in rows])
 
 
-def replay_set(sources: Sequence[str | Path], config: FineTuneConfig, held_out: float, seed: int) -> Frames | None:
-    """A sample of the training part of some datasets to mix in; None where there are no datasets."""
-    if not sources:
-        return None
-    # some of a sample are layouts that pretraining held out, which must stay unseen
-    share = -(-2 * config.replay_episodes // len(sources))
-    train, _ = split(concatenate([read_dataset(source, share, seed) for source in sources]), held_out)
-    return train
-
-
 def tune_bundle(
-    bundle: Bundle, own: Frames, old: Frames | None, output: Path, config: FineTuneConfig, seed: int, quiet: bool
+    bundle: Bundle, own: Frames, old: Replay | None, output: Path, config: FineTuneConfig, seed: int, quiet: bool
 ) -> tuple[Bundle, Report]:
     """Fine-tune a bundle and write the result, under the thresholds and the selection of the one it came from; without
     expansion pi_on acts alone.
@@ -148,7 +139,7 @@ def few_shot(
     expected = {"model_id": source.id, "scene": scene, "episodes": evaluation_episodes, "seed": 0, "monitor": monitor}
     zero_shot = measure(source.path) if before is None else figures_before(before, expected)
     own, explored = explore(source.path, scene, episodes, seed, noise, workers, quiet, settings.expansion)
-    old = replay_set(data, settings, config.data.held_out, seed)
+    old = read_replay(data, dataclasses.replace(config, fine_tune=settings), seed)
     with tempfile.TemporaryDirectory() as scratch:
         target = output or Path(scratch) / f"{source.id}-{scene}-{seed}"
         exported, report = tune_bundle(source, from_episodes(own), old, target, settings, seed, quiet)

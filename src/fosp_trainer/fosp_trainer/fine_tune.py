@@ -21,9 +21,10 @@ from fosp_trainer.config import FineTuneConfig, OptimizerConfig
 from fosp_trainer.critics import Transitions
 from fosp_trainer.data import Frames, Indices, StreamSampler, check_space, concatenate, gather
 from fosp_trainer.errors import UserError
-from fosp_trainer.latents import glimpse, join, recall, subset
+from fosp_trainer.latents import glimpse, join, recall
 from fosp_trainer.nets import Optimizer
 from fosp_trainer.pretrain import Latents, actor_loss, critic_loss, flips_of, merge
+from fosp_trainer.replay import Replay
 from fosp_trainer.world_model import State
 
 STAGES: Final = ("world_model", "critics", "actor")
@@ -74,7 +75,7 @@ def without_labels(frames: Frames) -> Frames:
 def fine_tune(
     agent: Agent,
     own: Frames,
-    old: Frames | None = None,
+    old: Replay | None = None,
     config: FineTuneConfig | None = None,
     seed: int = 0,
     on_step: Callable[[Progress], bool] = lambda _: True,
@@ -86,9 +87,10 @@ def fine_tune(
     Args:
         agent: as ``export.load_agent`` gives it.
         own: new episodes; labels of positions are not used.
-        old: earlier episodes, so that what was learned is not forgotten.
+        old: earlier episodes, so that what was learned is not forgotten. There are more of them than are needed: they
+            are not mirrored.
         config: the agent's own by default.
-        seed: of batches, noise and the sample of old episodes.
+        seed: of batches and noise.
         on_step: hears of every gradient step; answers whether to go on.
 
     Raises:
@@ -97,7 +99,7 @@ def fine_tune(
         UserError: too few frames, or a loss that is not finite. The agent must be thrown away then.
     """
     config = config or agent.config.fine_tune
-    for frames in (own, *([old] if old else [])):
+    for frames in (own, *([old.frames] if old else [])):
         check_space(frames, agent.config.space)
     if own.count < MINIMUM_FRAMES:
         raise UserError(
@@ -117,7 +119,7 @@ class _Round:
         self,
         agent: Agent,
         own: Frames,
-        old: Frames | None,
+        old: Replay | None,
         config: FineTuneConfig,
         seed: int,
         on_step: Callable[[Progress], bool],
@@ -125,7 +127,7 @@ class _Round:
         self.agent, self.config, self.on_step = agent, config, on_step
         self.rng = np.random.default_rng(seed)
         self.own = own
-        self.old = None if old is None else subset(old, config.replay_episodes, self.rng)
+        self.old = None if old is None else old.frames
         self.report = Report(config.steps, seed, own.episodes, self.old.episodes if self.old else 0)
         self.started = time.monotonic()
         self.spent: dict[str, float] = {}
@@ -133,9 +135,8 @@ class _Round:
         model.freeze_encoder()
         # without a table the encoder goes on learning, and nothing can be looked at beforehand
         flips = flips_of(agent.config) if model.reader is not None else ()
-        sets = [self.own] if self.old is None else [self.own, self.old]
-        self.glimpses = [{flip: glimpse(model, frames, flip) for flip in flips} for frames in sets]
-        """What the frozen encoder makes of own and old episodes, by flip."""
+        self.own_glimpses = {flip: glimpse(model, self.own, flip) for flip in flips}
+        self.old_glimpses = None if old is None else old.glimpses(model)
 
     def run(self) -> Report:
         self._world_model()
@@ -155,9 +156,11 @@ class _Round:
         rows = data.batch if self.old is None else max(1, round(self.config.own_share * data.batch))
         samplers = [(StreamSampler(self.own, dataclasses.replace(data, batch=rows), self.rng), 0)]
         if self.old is not None and rows < data.batch:
-            rest = dataclasses.replace(data, batch=data.batch - rows)
+            rest = dataclasses.replace(data, batch=data.batch - rows, flip=False)
             samplers.append((StreamSampler(self.old, rest, self.rng), self.own.count))
-        glimpses = {flip: join([known[flip] for known in self.glimpses]) for flip in self.glimpses[0]}
+        # of old episodes nothing mirrored is drawn: what stands in for it is not looked at
+        old_glimpses = [] if self.old_glimpses is None else [self.old_glimpses]
+        glimpses = {flip: join([known, *old_glimpses]) for flip, known in self.own_glimpses.items()}
         optimizer = self._optimizer([model], self.config.world_model_rate, "world_model")
         carry: State | None = None
 
@@ -179,9 +182,9 @@ class _Round:
 
     def _critics_and_actor(self) -> None:
         agent, config = self.agent, self.config
-        own = Latents(agent, self.own, flips_of(agent.config), glimpses=self.glimpses[0])
-        # of old episodes there are more than are needed: mirrored copies would only take time to encode
-        old = Latents(agent, self.old, (False,), glimpses=self.glimpses[1]) if self.old is not None else None
+        own = Latents(agent, self.own, flips_of(agent.config), glimpses=self.own_glimpses)
+        known = {} if self.old_glimpses is None else {False: self.old_glimpses}
+        old = Latents(agent, self.old, (False,), glimpses=known) if self.old is not None else None
 
         def draw() -> Transitions:
             if old is None:

@@ -25,6 +25,7 @@ from fosp_trainer.data import Frames
 Array = NDArray[np.float64]
 
 LEAST_EPISODES: Final = 3
+TIMED_STEPS: Final = 60
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,22 @@ class Reading:
 
     episode: NDArray[np.int64]  # (N,)
     happened: Array  # (N,) discounted reach of a violation after the recorded action, in [0, 1]
-    costly: NDArray[np.bool_]  # (N,) whether arriving at the frame cost anything
-    state_risk: Array  # (N, 2) p(s)
     action_risk: Array  # (N, 2) p(s, a) of the recorded action
     choice_difference: Array  # (N,) imagined risk of the new choice minus that of the current one, mean of both judges
-    step_ms: Array  # (N, 2)
+
+    @property
+    def episodes(self) -> int:
+        """Episodes."""
+        return len(np.unique(self.episode))
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Costs of the new episodes beside what the current model thinks of the same N frames."""
+
+    episode: NDArray[np.int64]  # (N,)
+    costly: NDArray[np.bool_]  # (N,) whether arriving at the frame cost anything
+    state_risk: Array  # (N,) p(s)
 
     @property
     def episodes(self) -> int:
@@ -120,8 +132,10 @@ class Evidence:
     """Held-out new episodes."""
     old: Reading | None = None
     """Held-out earlier episodes, whose labels were trusted before."""
-    trained: Reading | None = None
-    """The new episodes that were trained on: their labels are checked."""
+    labels: Labels | None = None
+    """Of all new episodes."""
+    step_ms: Array | None = None
+    """(K, 2) times of single policy steps, current and new taken in turn."""
     violated: Sequence[tuple[bool, bool]] = field(default_factory=tuple)
     """Whether episodes of the same layouts violated under the current and under the new bundle."""
 
@@ -149,35 +163,50 @@ def read(current: Bundle, new: Bundle, frames: Frames, discount: float) -> Readi
     for runtime in runtimes:
         runtime.warm_up()
     selectors = [_greedy(bundle) for bundle in (current, new)]
-    rows: dict[str, list[Any]] = {
-        name: [] for name in ("episode", "frame", "state_risk", "action_risk", "choice_difference", "step_ms")
-    }
+    rows: dict[str, list[Any]] = {name: [] for name in ("episode", "frame", "action_risk", "choice_difference")}
     for episode, (start, length) in enumerate(zip(frames.starts.tolist(), frames.lengths.tolist(), strict=True)):
         for i in range(start, start + length - 1):
             previous = np.zeros_like(frames.action[i]) if i == start else frames.action[i - 1]
-            outputs, spent = [], []
-            for runtime in runtimes:
-                began = time.perf_counter()
-                outputs.append(runtime.step(frames.image[i], frames.proprio[i], previous, i == start))
-                spent.append(1e3 * (time.perf_counter() - began))
+            outputs = [runtime.step(frames.image[i], frames.proprio[i], previous, i == start) for runtime in runtimes]
             choices = [s.select(out).action for s, out in zip(selectors, outputs, strict=True)]
             judged = [runtime.judge(np.stack([frames.action[i], *choices])) for runtime in runtimes]
             rows["episode"].append(episode)
             rows["frame"].append(i)
-            rows["state_risk"].append([out.state_violation_probability for out in outputs])
             rows["action_risk"].append([j.violation_probability[0] for j in judged])
             rows["choice_difference"].append(float(np.mean([j.worst[2] - j.worst[1] for j in judged])))
-            rows["step_ms"].append(spent)
     where = np.asarray(rows["frame"], np.int64)
     return Reading(
         episode=np.asarray(rows["episode"], np.int64),
         happened=discounted_reach(frames, discount)[where],
-        costly=frames.cost[where] > 0,
-        state_risk=np.asarray(rows["state_risk"], np.float64),
         action_risk=np.asarray(rows["action_risk"], np.float64),
         choice_difference=np.asarray(rows["choice_difference"], np.float64),
-        step_ms=np.asarray(rows["step_ms"], np.float64),
     )
+
+
+def read_labels(current: Bundle, frames: Frames) -> Labels:
+    """Let the current model filter the new episodes; their last frames count too. Raises ``BundleError``."""
+    runtime = PolicyRuntime(current)
+    risk = np.empty(frames.count)
+    for i in range(frames.count):
+        previous = np.zeros_like(frames.action[i]) if frames.is_first[i] else frames.action[i - 1]
+        seen = runtime.step(frames.image[i], frames.proprio[i], previous, bool(frames.is_first[i]))
+        risk[i] = seen.state_violation_probability
+    return Labels(frames.episode_of, frames.cost > 0, risk)
+
+
+def time_steps(current: Bundle, new: Bundle, frames: Frames, count: int = TIMED_STEPS) -> Array:
+    """(count, 2) milliseconds of policy steps of both models in turn. Raises ``BundleError``."""
+    runtimes = [PolicyRuntime(bundle) for bundle in (current, new)]
+    for runtime in runtimes:
+        runtime.warm_up()
+    spent = np.empty((count, len(runtimes)))
+    for i in range(count):
+        frame = i % frames.count
+        for j, runtime in enumerate(runtimes):
+            began = time.perf_counter()
+            runtime.step(frames.image[frame], frames.proprio[frame], frames.action[frame], False)
+            spent[i, j] = 1e3 * (time.perf_counter() - began)
+    return spent
 
 
 def _greedy(bundle: Bundle) -> Selector:
@@ -226,20 +255,20 @@ def _by_episode(reading: Reading, values: Array) -> Array:
 # -- checks
 
 
-def check_labels(reading: Reading, settings: Settings) -> Check:
+def check_labels(labels: Labels, settings: Settings) -> Check:
     """Costs must not contradict what the current model knows of contacts.
 
     Refused are costs on most frames, and costs that the current model ranks below other frames, beyond what chance does
     to so few episodes (normal approximation of the Mann-Whitney statistic; an episode counts as one observation). That
     the model knows nothing of a new scene, and ranks at random, is no contradiction.
     """
-    share = float(reading.costly.mean())
+    share = float(labels.costly.mean())
     if share > 0.5:
         return Check("labels", False, share, 0.5, f"{100 * share:.0f} % of the new episodes' frames have a cost")
-    area = separation(reading.state_risk[:, 0], reading.costly)
+    area = separation(labels.state_risk, labels.costly)
     if math.isnan(area):
         return Check("labels", True, area, 0.5, "no frame of the new episodes has a cost")
-    costly, all_ = len(np.unique(reading.episode[reading.costly])), reading.episodes
+    costly, all_ = len(np.unique(labels.episode[labels.costly])), labels.episodes
     chance = math.sqrt((costly + all_ + 1) / (12 * costly * all_))
     limit = max(0.0, 0.5 - NormalDist().inv_cdf(settings.confidence) * chance)
     told = f"the current model ranks frames with a cost above others {100 * area:.0f} % of the time"
@@ -282,9 +311,9 @@ def check_calibration(name: str, reading: Reading, settings: Settings) -> Check:
     return Check(f"calibration_{name}", rise <= settings.calibration_margin, rise, settings.calibration_margin, told)
 
 
-def check_latency(reading: Reading, settings: Settings) -> Check:
+def check_latency(step_ms: Array, settings: Settings) -> Check:
     """A policy step takes no longer than allowed, measured alternately with the current bundle's."""
-    current, new = np.median(reading.step_ms, axis=0).tolist()
+    current, new = np.median(step_ms, axis=0).tolist()
     limit = min(settings.latency_ms, settings.latency_ratio * current)
     told = f"median policy step {new:.2f} ms, the current bundle's {current:.2f} ms (allowed {limit:.2f} ms)"
     return Check("latency", new <= limit, new, limit, told)
@@ -300,8 +329,8 @@ def judge(evidence: Evidence, settings: Settings | None = None) -> Verdict:
             f"torch and ONNX Runtime differ by {error:.1e} (allowed {settings.parity:.0e})",
         )
     ]  # fmt: skip
-    labelled = [reading for reading in (evidence.trained, evidence.own) if reading is not None]
-    checks += [check_labels(reading, settings) for reading in labelled]
+    if evidence.labels is not None:
+        checks.append(check_labels(evidence.labels, settings))
     if evidence.violated:
         checks.append(check_violation(evidence.violated, settings))
     own = evidence.own
@@ -318,7 +347,6 @@ def judge(evidence: Evidence, settings: Settings | None = None) -> Verdict:
         )  # fmt: skip
     if evidence.old is not None:
         checks.append(check_calibration("old", evidence.old, settings))
-    timed = own or evidence.old or evidence.trained
-    if timed is not None:
-        checks.append(check_latency(timed, settings))
+    if evidence.step_ms is not None:
+        checks.append(check_latency(evidence.step_ms, settings))
     return Verdict(tuple(checks))

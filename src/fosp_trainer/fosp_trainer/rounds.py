@@ -10,9 +10,9 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
@@ -21,16 +21,15 @@ from fosp_core.bundle import Bundle, load_bundle, update_manifest
 from fosp_core.episode import RECORD_FILE, Episode, EpisodeError, read_record
 from fosp_trainer import gate
 from fosp_trainer.config import FineTuneConfig
-from fosp_trainer.data import DataError, Frames, concatenate, from_episodes, read_dataset, split
+from fosp_trainer.data import DataError, Frames, from_episodes
 from fosp_trainer.errors import UserError
 from fosp_trainer.evaluation import Drive, run_episodes
 from fosp_trainer.export import export_bundle, load_agent, parity_error
-from fosp_trainer.few_shot import replay_set
 from fosp_trainer.fine_tune import Cancelled, Progress, Report, fine_tune
+from fosp_trainer.latents import Tick
 from fosp_trainer.provenance import provenance
+from fosp_trainer.replay import Replay, read_replay
 
-OLD_HELD_OUT: Final = 12
-"""Earlier held-out episodes that the gate looks at, at most."""
 OnStep = Callable[[Progress], bool]
 
 
@@ -145,8 +144,22 @@ def next_id(root: Path, current: str, task_name: str = task.TASK) -> str:
     return f"{stem}-r{max(numbers, default=0) + 1}"
 
 
-def run_round(order: Order, on_step: OnStep = lambda _: True) -> Outcome:
+def prepare(current: Path, datasets: Sequence[str], tick: Tick | None = None) -> Replay | None:
+    """What rounds from a bundle need of earlier episodes, read and looked at before one is asked for; None without
+    datasets. ``tick`` hears how many more frames are done. Raises ``UserError`` or ``BundleError``.
+    """
+    if not datasets:
+        return None
+    agent = load_agent(current)
+    replay = read_replay(datasets, agent.config)
+    if replay is not None:
+        replay.glimpses(agent.world_model, tick)
+    return replay
+
+
+def run_round(order: Order, on_step: OnStep = lambda _: True, replay: Replay | None = None) -> Outcome:
     """Read, train, export, judge; the bundle lies under ``.rounds`` then, with the verdict in its manifest.
+    ``replay``: as ``prepare`` made it; read from the datasets otherwise.
 
     Raises:
         Cancelled: ``on_step`` answered no; nothing is left behind.
@@ -162,12 +175,11 @@ def run_round(order: Order, on_step: OnStep = lambda _: True) -> Outcome:
         config = dataclasses.replace(config, steps=order.steps)
     frames = from_episodes(episodes)
     own, own_held = hold_out(frames, config.held_out)
-    held_share = agent.config.data.held_out
-    old = replay_set(order.datasets, config, held_share, order.seed)
-    old_held = _old_held_out(order, held_share)
+    replay = replay or read_replay(order.datasets, agent.config)
+    old_held = None if replay is None else replay.held_out
     _hear(on_step, "reading", 1, 1)
 
-    report = fine_tune(agent, own, old, config, order.seed, on_step)
+    report = fine_tune(agent, own, replay, config, order.seed, on_step)
 
     _hear(on_step, "exporting", 0, 1)
     name = next_id(order.models_root, current.id)
@@ -184,13 +196,17 @@ def run_round(order: Order, on_step: OnStep = lambda _: True) -> Outcome:
     try:
         discount = agent.config.critic.reach_discount
         _hear(on_step, "gate", 0, 1)
-        evidence = gate.Evidence(
-            parity_error=parity_error(agent, bundle, own),
-            own=None if own_held is None else gate.read(current, bundle, own_held, discount),
-            old=None if old_held is None else gate.read(current, bundle, old_held, discount),
-            trained=gate.read(current, bundle, own, discount),
-            violated=_paired(order, current, bundle, episodes, on_step),
-        )
+        # simulated in a process of their own, while this one judges
+        with ThreadPoolExecutor(1) as beside:
+            paired = beside.submit(_paired, order, current, bundle, episodes, on_step)
+            evidence = gate.Evidence(
+                parity_error=parity_error(agent, bundle, own),
+                own=None if own_held is None else gate.read(current, bundle, own_held, discount),
+                old=None if old_held is None else gate.read(current, bundle, old_held, discount),
+                labels=gate.read_labels(current, frames),
+                step_ms=gate.time_steps(current, bundle, own),
+                violated=paired.result(),
+            )
         verdict = gate.judge(evidence, order.settings)
     except BaseException:
         models.discard(order.models_root, name)
@@ -202,16 +218,6 @@ def run_round(order: Order, on_step: OnStep = lambda _: True) -> Outcome:
 def _hear(on_step: OnStep, stage: str, step: int, steps: int) -> None:
     if not on_step(Progress(stage, step, steps, {}, float("nan"))):
         raise Cancelled(f"cancelled in stage {stage}")
-
-
-def _old_held_out(order: Order, held_out: float) -> Frames | None:
-    """Earlier episodes that nothing was trained on."""
-    if not order.datasets or held_out == 0:
-        return None
-    share = round(OLD_HELD_OUT / held_out / len(order.datasets))
-    sample = concatenate([read_dataset(source, share, seed=0) for source in order.datasets])
-    _, kept = split(sample, held_out)
-    return kept.select(range(min(kept.episodes, OLD_HELD_OUT)))
 
 
 def _paired(

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import rclpy
 from rclpy.action.server import ActionServer, CancelResponse, ServerGoalHandle
@@ -39,6 +39,9 @@ from fosp_ros.lifecycle import AUTOSTART, ManagedNode
 from fosp_ros.parameters import Parameter, Parameters
 from fosp_trainer.errors import UserError
 from fosp_trainer.swap import Loader, Reply, Swapped, change, finish_interrupted
+
+if TYPE_CHECKING:
+    from fosp_trainer.replay import Replay
 
 Handle: TypeAlias = "ServerGoalHandle[Any, Any, Any]"
 
@@ -102,6 +105,8 @@ class TrainerNode(ManagedNode):
         self._model_id = ""
         self._changing = threading.Lock()
         self._recovery: threading.Thread | None = None
+        self._preparation: threading.Thread | None = None
+        self._replay: Replay | None = None
         self._loaders: list[tuple[str, Client[Any, Any]]] = [
             (names.SAFETY_MONITOR, self.create_client(LoadModel, names.SAFETY_LOAD_MODEL)),
             (names.POLICY_NODE, self.create_client(LoadModel, names.POLICY_LOAD_MODEL)),
@@ -134,7 +139,9 @@ class TrainerNode(ManagedNode):
             self.get_logger().warning(f"removed what an interrupted round left: {left.name}")
 
     def activate(self) -> None:
-        """End a change of the model that a killed process began."""
+        """End a change of the model that a killed process began, and make ready for rounds."""
+        if self._preparation is None:
+            self._preparation = self._begin(self._prepare, "preparation")
         if models.unfinished_swap(self._models_root) is not None:
             self._recovery = self._begin(self._recover, "recovery")
 
@@ -202,13 +209,36 @@ class TrainerNode(ManagedNode):
             self.get_logger().error(f"the round failed: {type(error).__name__}: {error}")
             return _End(False, f"internal error: {type(error).__name__}: {error}")
 
+    def _prepare(self) -> None:
+        """What takes long and is the same for every round: imports, and the earlier episodes."""
+        from fosp_trainer import rounds
+        from fosp_trainer.fine_tune import Cancelled
+
+        def tick(_: int) -> None:
+            if self._closing:
+                raise Cancelled("the trainer ends")
+
+        try:
+            self._set_threads()
+            self._replay = rounds.prepare(self._current(), self._datasets, tick)
+        except Cancelled:
+            pass
+        except (UserError, BundleError) as error:
+            # a round tries again, and says it to who asked for it
+            self.get_logger().warning(f"rounds are not prepared: {error}")
+
     def _round(self, handle: Handle) -> _End:
         # torch takes seconds to import: the node answers before that
-        import torch
 
         from fosp_trainer import gate, rounds
+        from fosp_trainer.fine_tune import Cancelled
 
-        torch.set_num_threads(self._p.integer("threads"))
+        while self._preparation is not None and self._preparation.is_alive():
+            self._tell(handle, "preparing", 0, 1, {}, float("nan"))
+            self._preparation.join(0.5)
+            if self._cancelled.is_set():
+                raise Cancelled("cancelled while earlier episodes were read")
+        self._set_threads()
         request = handle.request
         current = self._current()
         order = rounds.Order(
@@ -217,7 +247,7 @@ class TrainerNode(ManagedNode):
             runs=rounds.resolve_runs(self._records_root, list(request.episodes)),
             steps=int(request.steps),
             seed=int(request.seed),
-            datasets=tuple(name for name in self._p.string("datasets").split(":") if name),
+            datasets=self._datasets,
             paired_episodes=self._p.integer("paired_episodes"),
             settings=gate.Settings(
                 confidence=self._p.float("confidence"),
@@ -232,7 +262,7 @@ class TrainerNode(ManagedNode):
             self._tell(handle, progress.stage, progress.step, progress.steps, progress.losses, progress.seconds_left)
             return not self._cancelled.is_set()
 
-        outcome = rounds.run_round(order, on_step)
+        outcome = rounds.run_round(order, on_step, self._replay)
         report = json.dumps(outcome.verdict.to_json())
         name = outcome.bundle.id
         waiting = f"{task.TASK}/{models.ROUNDS}/{name}"
@@ -253,6 +283,15 @@ class TrainerNode(ManagedNode):
         self._prune(current.name)
         self._tell(handle, "swap", 1, 1, {}, 0.0)
         return _End(True, f"{outcome.message}; {swapped.message}", f"{task.TASK}/{name}", True, report)
+
+    @property
+    def _datasets(self) -> tuple[str, ...]:
+        return tuple(name for name in self._p.string("datasets").split(":") if name)
+
+    def _set_threads(self) -> None:
+        import torch
+
+        torch.set_num_threads(self._p.integer("threads"))
 
     # --- the models folder -------------------------------------------------------------------------------------
 

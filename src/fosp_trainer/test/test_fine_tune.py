@@ -9,12 +9,13 @@ import torch
 
 from fosp_trainer import config as configuration
 from fosp_trainer.agent import Agent
-from fosp_trainer.data import DataError, Frames
+from fosp_trainer.data import DataError
 from fosp_trainer.errors import UserError
 from fosp_trainer.fine_tune import STAGES, Cancelled, Progress, fine_tune
+from fosp_trainer.replay import Replay
 from fosp_trainer.testing import random_episodes
 
-OWN, OLD = random_episodes(3, seed=1), random_episodes(6, seed=2, labels=True)
+OWN, OLD = random_episodes(3, seed=1), Replay(random_episodes(6, seed=2, labels=True))
 
 
 def make_agent() -> Agent:
@@ -32,7 +33,7 @@ def changed(before: dict[str, torch.Tensor], agent: Agent) -> set[str]:
 
 
 @pytest.mark.parametrize("old", [OLD, None], ids=["with old episodes", "own episodes alone"])
-def test_offline_policy_stays_bit_identical_while_all_else_learns(old: Frames | None) -> None:
+def test_offline_policy_stays_bit_identical_while_all_else_learns(old: Replay | None) -> None:
     agent = make_agent()
     before = state(agent)
     report = fine_tune(agent, OWN, old)
@@ -51,7 +52,7 @@ def test_offline_policy_stays_bit_identical_while_all_else_learns(old: Frames | 
     for part in parts:
         assert any(name.startswith(part) for name in moved), part
     assert report.own_episodes == 3
-    assert report.old_episodes == (4 if old else 0)
+    assert report.old_episodes == (6 if old else 0)
     assert ("no old ones" in report.note()) == (old is None)
 
 

@@ -11,7 +11,7 @@ import pytest
 from fosp_core.testing import make_bundle
 from fosp_trainer import gate
 from fosp_trainer.data import Frames
-from fosp_trainer.gate import Evidence, Reading, Settings, Verdict, judge
+from fosp_trainer.gate import Evidence, Labels, Reading, Settings, Verdict, judge
 from fosp_trainer.testing import random_episodes
 
 
@@ -21,16 +21,26 @@ def reading(episodes: int = 8, length: int = 20, seed: int = 0) -> Reading:
     episode = np.repeat(np.arange(episodes), length)
     left = np.tile(np.arange(length)[::-1], episodes)
     happened = np.where(episode % 2 == 0, 0.9**left, 0.0)
-    costly = (episode % 2 == 0) & (left == 0)
     risk = np.clip(happened[:, None] + rng.normal(0, 0.05, (len(episode), 2)), 0, 1)
     return Reading(
-        episode=episode, happened=happened, costly=costly, state_risk=risk, action_risk=risk.copy(),
-        choice_difference=rng.normal(0, 0.01, len(episode)), step_ms=np.full((len(episode), 2), 0.3),
-    )  # fmt: skip
+        episode=episode, happened=happened, action_risk=risk, choice_difference=rng.normal(0, 0.01, len(episode))
+    )
 
 
+def labels(seed: int = 2) -> Labels:
+    """Costs at the end of every other episode, which the current model foresees."""
+    known = reading(seed=seed)
+    return Labels(known.episode, known.happened == 1.0, known.action_risk[:, 0])
+
+
+LABELS = labels()
 GOOD = Evidence(
-    parity_error=1e-6, own=reading(), old=reading(seed=1), trained=reading(seed=2), violated=[(False, False)] * 40
+    parity_error=1e-6,
+    own=reading(),
+    old=reading(seed=1),
+    labels=LABELS,
+    step_ms=np.full((60, 2), 0.3),
+    violated=[(False, False)] * 40,
 )
 
 
@@ -49,7 +59,7 @@ def test_bundle_that_is_no_worse_is_promoted_and_every_check_is_told() -> None:
     assert verdict.promoted and not verdict.reasons
     names = [check.name for check in verdict.checks]
     assert names == [
-        "parity", "labels", "labels", "violation", "imagined_risk", "calibration_new", "calibration_old", "latency",
+        "parity", "labels", "violation", "imagined_risk", "calibration_new", "calibration_old", "latency",
     ]  # fmt: skip
     assert verdict.to_json()["promoted"] is True
 
@@ -106,42 +116,39 @@ def test_violation_probability_that_lost_its_calibration_refuses(part: str) -> N
 
 
 def test_flipped_labels_refuse() -> None:
-    assert GOOD.trained is not None
-    flipped = dataclasses.replace(GOOD.trained, costly=~GOOD.trained.costly)
-    verdict = refused(trained=flipped)
+    flipped = dataclasses.replace(LABELS, costly=~LABELS.costly)
+    verdict = refused(labels=flipped)
     assert "have a cost" in verdict.reasons[0]
-    swapped = np.zeros_like(GOOD.trained.costly)
-    swapped[GOOD.trained.happened == 0] = True
+    swapped = np.zeros_like(LABELS.costly)
+    swapped[reading(seed=2).happened == 0] = True
     swapped[::2] = False
-    verdict = refused(trained=dataclasses.replace(GOOD.trained, costly=swapped))
+    verdict = refused(labels=dataclasses.replace(LABELS, costly=swapped))
     assert "contradict" in verdict.reasons[0]
 
 
 def test_model_that_knows_nothing_of_a_new_scene_does_not_contradict_its_costs() -> None:
-    assert GOOD.trained is not None
-    chance = np.random.default_rng(3).random(GOOD.trained.state_risk.shape)
-    assert refused(trained=dataclasses.replace(GOOD.trained, state_risk=chance)).promoted
+    rng = np.random.default_rng(3)
+    chance = [dataclasses.replace(LABELS, state_risk=rng.random(LABELS.state_risk.shape)) for _ in range(200)]
+    passed = [gate.check_labels(labelled, Settings()).passed for labelled in chance]
+    assert np.mean(passed) >= Settings().confidence - 0.05
 
 
 def test_costs_moved_to_the_episodes_without_any_refuse() -> None:
-    assert GOOD.trained is not None
-    base = GOOD.trained
+    base = LABELS
     left = np.tile(np.arange(20)[::-1], 8)
     moved = (base.episode % 2 == 1) & (left < 5)
-    verdict = refused(trained=dataclasses.replace(base, costly=moved))
+    verdict = refused(labels=dataclasses.replace(base, costly=moved))
     assert [c.name for c in verdict.checks if not c.passed] == ["labels"]
 
 
 def test_episodes_without_any_cost_are_no_contradiction() -> None:
-    assert GOOD.trained is not None
-    quiet = dataclasses.replace(GOOD.trained, costly=np.zeros_like(GOOD.trained.costly))
-    assert refused(trained=quiet).promoted
+    quiet = dataclasses.replace(LABELS, costly=np.zeros_like(LABELS.costly))
+    assert refused(labels=quiet).promoted
 
 
 def test_slower_bundle_refuses() -> None:
-    assert GOOD.own is not None
-    slow = with_new(GOOD.own, "step_ms", np.full(len(GOOD.own.episode), 0.6))
-    assert [c.name for c in refused(own=slow).checks if not c.passed] == ["latency"]
+    slow = np.full((60, 2), [0.3, 0.6])
+    assert [c.name for c in refused(step_ms=slow).checks if not c.passed] == ["latency"]
 
 
 def test_no_evidence_is_a_refusal() -> None:
@@ -172,4 +179,14 @@ def test_reading_compares_both_models_on_the_same_frames(tmp_path: Path) -> None
     assert found.episodes == 2 and found.action_risk.shape == (8, 2)
     assert np.array_equal(found.action_risk[:, 0], found.action_risk[:, 1])
     assert not found.choice_difference.any()
-    assert (found.step_ms > 0).all()
+
+
+def test_labels_and_times_are_taken_from_every_frame_and_both_models(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    frames = random_episodes(2, length=5)
+    current, new = make_bundle(tmp_path / "current"), make_bundle(tmp_path / "new")
+    told = gate.read_labels(current, frames)
+    assert told.episodes == 2 and told.state_risk.shape == (10,)
+    assert np.array_equal(told.costly, frames.cost > 0)
+    times = gate.time_steps(current, new, frames, count=12)
+    assert times.shape == (12, 2) and (times > 0).all()
