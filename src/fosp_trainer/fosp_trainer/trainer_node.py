@@ -197,6 +197,12 @@ class TrainerNode(ManagedNode):
     # --- a round, in its thread --------------------------------------------------------------------------------
 
     def _run(self, handle: Handle) -> _End:
+        # Also because of what it imports: two threads that import torch at once see halves of it.
+        while self._preparation is not None and self._preparation.is_alive():
+            self._tell(handle, "preparing", 0, 1, {}, float("nan"))
+            self._preparation.join(0.5)
+            if self._cancelled.is_set():
+                return _End(False, "cancelled while earlier episodes were read; the model stays as it was")
         from fosp_trainer.fine_tune import Cancelled
 
         try:
@@ -210,7 +216,9 @@ class TrainerNode(ManagedNode):
             return _End(False, f"internal error: {type(error).__name__}: {error}")
 
     def _prepare(self) -> None:
-        """What takes long and is the same for every round: imports, and the earlier episodes."""
+        """What takes long and is the same for every round: importing torch and reading earlier episodes. The node answers
+        meanwhile.
+        """
         from fosp_trainer import rounds
         from fosp_trainer.fine_tune import Cancelled
 
@@ -223,21 +231,13 @@ class TrainerNode(ManagedNode):
             self._replay = rounds.prepare(self._current(), self._datasets, tick)
         except Cancelled:
             pass
-        except (UserError, BundleError) as error:
+        except Exception as error:
             # a round tries again, and says it to who asked for it
             self.get_logger().warning(f"rounds are not prepared: {error}")
 
     def _round(self, handle: Handle) -> _End:
-        # torch takes seconds to import: the node answers before that
-
         from fosp_trainer import gate, rounds
-        from fosp_trainer.fine_tune import Cancelled
 
-        while self._preparation is not None and self._preparation.is_alive():
-            self._tell(handle, "preparing", 0, 1, {}, float("nan"))
-            self._preparation.join(0.5)
-            if self._cancelled.is_set():
-                raise Cancelled("cancelled while earlier episodes were read")
         self._set_threads()
         request = handle.request
         current = self._current()

@@ -27,6 +27,7 @@ from fosp_trainer.gate import Check, Verdict
 from fosp_trainer.trainer_node import TrainerNode
 
 pytest.importorskip("onnx")
+Folders = dict[str, str]
 
 
 class Graph(Bench[TrainerNode]):
@@ -90,6 +91,12 @@ class Rounds:
         self.root, self.promoted, self.hold = root, True, threading.Event()
         self.hold.set()
         self.orders: list[rounds.Order] = []
+        self.prepared = threading.Event()
+        self.prepared.set()
+
+    def prepare(self, *_: object) -> None:
+        """Stands for ``rounds.prepare``; waits at ``prepared`` where told to."""
+        self.prepared.wait()
 
     def __call__(self, order: rounds.Order, on_step: Callable[[Progress], bool], replay: object) -> rounds.Outcome:
         self.orders.append(order)
@@ -113,12 +120,17 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rounds:
     (tmp_path / "records" / "run" / "episode_0000" / "episode.json").write_text("{}")
     stand_in = Rounds(tmp_path / "models")
     monkeypatch.setattr(rounds, "run_round", stand_in)
+    monkeypatch.setattr(rounds, "prepare", stand_in.prepare)
     return stand_in
 
 
 @pytest.fixture
-def graph(tmp_path: Path, ran: Rounds) -> Iterator[Graph]:
-    folders = {"models_root": str(tmp_path / "models"), "records_root": str(tmp_path / "records")}
+def folders(tmp_path: Path) -> Folders:
+    return {"models_root": str(tmp_path / "models"), "records_root": str(tmp_path / "records")}
+
+
+@pytest.fixture
+def graph(folders: Folders, ran: Rounds) -> Iterator[Graph]:
     with Graph(TrainerNode, folders) as bench:
         yield bench
 
@@ -135,6 +147,21 @@ def test_passed_round_is_loaded_by_monitor_and_policy_and_is_what_graphs_start_w
     told = [f for f in heard if f.stage != "preparing"]
     assert [f.stage for f in told] == ["critics", "swap", "swap"]
     assert (told[0].step, list(told[0].loss_names), list(told[0].losses)) == (1, ["loss"], [0.5])
+
+
+def test_round_that_is_asked_for_early_waits_until_earlier_episodes_are_read(ran: Rounds, folders: Folders) -> None:
+    ran.prepared.clear()
+    with Graph(TrainerNode, folders) as graph:
+        heard: list[Any] = []
+        first = graph.begin(heard)
+        graph.until(lambda: heard, "feedback")
+        first.cancel_goal_async()
+        ended = graph.end(first)
+        assert ended.status == GoalStatus.STATUS_CANCELED and "while earlier episodes were read" in ended.result.message
+        second = graph.begin(heard)
+        ran.prepared.set()
+        assert graph.end(second).result.active
+    assert {f.stage for f in heard} == {"preparing", "critics", "swap"} and len(ran.orders) == 1
 
 
 def test_refused_round_changes_nothing_and_says_why(graph: Graph, ran: Rounds) -> None:
