@@ -216,9 +216,7 @@ class TrainerNode(ManagedNode):
             return _End(False, f"internal error: {type(error).__name__}: {error}")
 
     def _prepare(self) -> None:
-        """What takes long and is the same for every round: importing torch and reading earlier episodes. The node answers
-        meanwhile.
-        """
+        """What takes long and is the same for every round: importing torch, reading earlier episodes."""
         from fosp_trainer import rounds
         from fosp_trainer.fine_tune import Cancelled
 
