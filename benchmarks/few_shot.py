@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import matplotlib
 import tyro
 from recording import RESULTS, record
 from rich.console import Console
@@ -24,15 +23,14 @@ from rich.table import Table
 
 from fosp_core.bundle import load_bundle
 from fosp_core.task import TRANSFER_SCENES
-from fosp_trainer.calibration_plots import BLUE, GREEN, RED, style
 from fosp_trainer.compare import RATES, rates
 from fosp_trainer.errors import UserError
 from fosp_trainer.few_shot import few_shot, figures_before
+from fosp_trainer.plots import draw_rates
 from fosp_trainer.provenance import write_result
 
 Record = dict[str, Any]
 STAGES: Final = ("zero_shot", "fine_tuned")
-COLORS: Final = {"success": BLUE, "violation": RED, "safe_success": GREEN}
 
 
 @dataclass
@@ -103,33 +101,6 @@ def table(scenes: dict[str, dict[str, Any]]) -> Table:
     return shown
 
 
-def draw(scenes: dict[str, dict[str, Any]], path: Path) -> None:
-    """Rates before (hollow) and after (filled) with their intervals, as SVG."""
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(style()):
-        figure = Figure(figsize=(6.4, 0.9 + 0.75 * len(scenes)), layout="constrained")
-        axes = figure.add_subplot()
-        axes.set_title("before (hollow) and after (filled) 40 gradient steps on 20 episodes")
-        for i, told in enumerate(scenes.values()):
-            for k, name in enumerate(RATES):
-                for stage, shift in zip(STAGES, (-0.055, 0.055), strict=True):
-                    y = i + 0.27 * (k - 1) + shift
-                    low, high = (100 * bound for bound in told[stage][f"{name}_rate_interval"])
-                    axes.plot([low, high], [y, y], color=COLORS[name], linewidth=2, alpha=0.35)
-                    axes.plot(
-                        100 * told[stage][f"{name}_rate"], y, "o", color=COLORS[name], markersize=4.5,
-                        fillstyle="full" if stage == "fine_tuned" else "none",
-                        label=name.replace("_", " ") if i == 0 and stage == "fine_tuned" else None,
-                    )  # fmt: skip
-        axes.set_yticks(range(len(scenes)), list(scenes))
-        axes.invert_yaxis()
-        axes.set(xlabel="% of episodes, with 95 % intervals", xlim=(-1, 101))
-        figure.legend(loc="outside lower center", ncols=3, fontsize=8)
-        figure.savefig(path, format="svg", metadata={"Date": None})
-
-
 def main(options: Options) -> int:
     """Run what is missing, print the table, write result and plot; returns the exit code."""
     scenes: dict[str, dict[str, Any]] = {}
@@ -145,7 +116,9 @@ def main(options: Options) -> int:
     except UserError as error:
         print(f"few_shot: {error}", file=sys.stderr)
         return 1
-    draw(scenes, RESULTS / f"{options.name}.svg")
+    rows = {scene: [told[stage] for stage in STAGES] for scene, told in scenes.items()}
+    title = "before (hollow) and after (filled) a round"
+    draw_rates(rows, title, RESULTS / f"{options.name}.svg")
     Console().print(table(scenes))
     return 0
 

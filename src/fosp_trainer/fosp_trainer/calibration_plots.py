@@ -4,44 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fosp_core.task import CONTROL_PERIOD_S
-
-BLUE, RED, AMBER, GREEN, INK = "#3d6fb4", "#d1495b", "#e09f1f", "#2a9d6f", "#27313f"
-_STYLE: Final[dict[Any, Any]] = {
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.edgecolor": "#c3cad4",
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e8ebf0",
-    "text.color": INK,
-    "xtick.color": "#5b6675",
-    "ytick.color": "#5b6675",
-    "svg.fonttype": "path",
-    "svg.hashsalt": "fosp",
-    "legend.frameon": False,
-}
-
-
-def style() -> dict[Any, Any]:
-    """What the project's plots look like, for ``matplotlib.rc_context``."""
-    return dict(_STYLE)
+from fosp_trainer.plots import AMBER, BLUE, GREEN, INK, RED, style
 
 
 def write_plots(figures: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -54,7 +24,7 @@ def write_plots(figures: Mapping[str, Any], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for draw in (recall, false_halts, reliability, lead_time):
-        with matplotlib.rc_context(_STYLE):
+        with matplotlib.rc_context(style()):
             figure = Figure(figsize=(4.7, 3.0), layout="constrained")
             draw(figure.add_subplot(), figures)
             path = folder / f"{draw.__name__}.svg"

@@ -287,33 +287,7 @@ def rates(rows: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]]) ->
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
     """Draw success, violation and safe success of every row with their intervals, as SVG; raises ``OSError``."""
-    import matplotlib
+    from fosp_trainer.plots import draw_rates
 
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    from fosp_trainer.calibration_plots import BLUE, GREEN, RED, style
-
-    with matplotlib.rc_context(style()):
-        names = list(result["rows"])
-        figure = Figure(figsize=(6.4, 0.9 + 0.42 * len(names)), layout="constrained")
-        axes = figure.add_subplot()
-        axes.set_title(f"{result['scene']}, {result['episodes']} layouts, {len(result['seeds'])} training seed(s)")
-        for shift, (rate, color) in zip(
-            (-0.22, 0.0, 0.22), (("success", BLUE), ("violation", RED), ("safe_success", GREEN)), strict=True
-        ):
-            for i, name in enumerate(names):
-                row = result["rows"][name]
-                low, high = (100 * bound for bound in row[f"{rate}_rate_interval"])
-                axes.plot([low, high], [i + shift] * 2, color=color, linewidth=2, alpha=0.35, solid_capstyle="butt")
-                axes.plot(
-                    100 * row[f"{rate}_rate"], i + shift, "o", color=color, markersize=4,
-                    label=rate.replace("_", " ") if i == 0 else None,
-                )  # fmt: skip
-        axes.set_yticks(range(len(names)), names)
-        axes.invert_yaxis()
-        axes.set(xlabel="% of episodes, with 95 % intervals", xlim=(-1, 101))
-        if names:
-            figure.legend(loc="outside lower center", ncols=3, fontsize=8)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="svg", metadata={"Date": None})
+    title = f"{result['scene']}, {result['episodes']} layouts, {len(result['seeds'])} training seed(s)"
+    draw_rates({name: [row] for name, row in result["rows"].items()}, title, path)

@@ -37,6 +37,7 @@ from fosp_bringup.faults import relay as spoiling
 from fosp_bringup.faults.relay import Relay, Spoil
 from fosp_bringup.faults.rig import CLOCK, MODEL, MOVING_SPEED, SENSELESS_MODEL, Rig, RigError
 from fosp_bringup.faults.trial import COMMAND_GAP_S, Fault, Trial, Trigger, bring_back, command_gap_ms, holding
+from fosp_bringup.lifetime import child_setup
 from fosp_core.safety import SafetyState
 from fosp_core.task import ARM_JOINTS
 from fosp_core.testing import make_bundle
@@ -718,17 +719,15 @@ def _flapping(rig: Rig) -> Trial:
 
 _BUSY: Final = "while True: pass"
 _GRADIENTS: Final = """
-import os
-os.nice(10)
 import numpy as np
 a = np.random.default_rng(0).normal(size=(600, 600)).astype(np.float32)
 while True:
     a = a @ a / np.linalg.norm(a)
 """
-"""Matrix products without an end, as many threads as they like, at the trainer's niceness."""
+"""Matrix products without an end, as many threads as they like."""
 
 
-def _starved(program: str) -> Callable[[Rig], Trial]:
+def _starved(program: str, background: bool = False) -> Callable[[Rig], Trial]:
     """Twice as many busy processes as cores. The arm may hold; it may not follow an old command."""
 
     def run(rig: Rig) -> Trial:
@@ -736,7 +735,9 @@ def _starved(program: str) -> Callable[[Rig], Trial]:
         rig.begin()
         at = time.monotonic()
         count = 2 * (os.cpu_count() or 1)
-        busy = [subprocess.Popen([sys.executable, "-c", program], start_new_session=True) for _ in range(count)]
+        setup = child_setup(signal.SIGKILL, background=background)
+        command = [sys.executable, "-c", program]
+        busy = [subprocess.Popen(command, start_new_session=True, preexec_fn=setup) for _ in range(count)]
         try:
             time.sleep(2.0)
             trial.demand(all(process.poll() is None for process in busy), "a busy process ended by itself")
@@ -884,9 +885,9 @@ OTHERS: Final = (
     Fault("cpu_starved", "twice as many busy processes as cores", "moves on fresh frames only", _starved(_BUSY)),
     Fault(
         "trainer_starves",
-        "matrix products at the trainer's niceness, twice as many as cores",
+        "matrix products in the background as the trainer's, twice as many as cores",
         "moves on fresh frames only",
-        _starved(_GRADIENTS),
+        _starved(_GRADIENTS, background=True),
     ),
     Fault(
         "reachability_nan",
