@@ -55,8 +55,7 @@ def base_config(plan: Plan) -> Config:
             changes[name] = getattr(plan, name)
     data = config.data if plan.flip is None else dataclasses.replace(config.data, flip=plan.flip)
     stages = dataclasses.replace(config.stages, **changes)
-    proposals = dataclasses.replace(config.proposals, count=1)
-    return dataclasses.replace(config, stages=stages, data=data, proposals=proposals)
+    return dataclasses.replace(config, stages=stages, data=data).proposing(1)
 
 
 def load_world_model(run: Path) -> dict[str, Tensor]:

@@ -579,6 +579,10 @@ class Config:
         _non_negative(self, "seed")
         _positive(self, "lookahead")
 
+    def proposing(self, count: int) -> Config:
+        """The same with ``count`` constrained proposals; 1 is the actor alone. Raises ``ConfigError``."""
+        return dataclasses.replace(self, proposals=dataclasses.replace(self.proposals, count=count))
+
 
 def _cpu() -> Config:
     return Config()

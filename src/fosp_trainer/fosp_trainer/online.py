@@ -7,7 +7,6 @@ offline latents are encoded once.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import tempfile
 from collections.abc import Sequence
@@ -58,11 +57,10 @@ def run_round(agent: Agent, number: int, workers: int, quiet: bool) -> tuple[lis
     rates of each kind.
     """
     config = agent.config
-    settings = config.proposals
     with tempfile.TemporaryDirectory() as scratch:
         folders = []
-        for name, count in (("actor", 1), ("constrained", settings.count)):
-            variant = Agent(dataclasses.replace(config, proposals=dataclasses.replace(settings, count=count)))
+        for name, count in (("actor", 1), ("constrained", config.proposals.count)):
+            variant = Agent(config.proposing(count))
             variant.load_state_dict(agent.state_dict())
             folder = Path(scratch) / name
             export_bundle(variant, folder, bundle_id=name, frames=None, thresholds=_UNWATCHED)

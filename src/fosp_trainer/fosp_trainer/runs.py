@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from fosp_trainer import checkpoint
@@ -33,7 +32,7 @@ def load_run(run: Path, proposals: int | None = None) -> tuple[Agent, Checkpoint
     config = load_config(run)
     if proposals is not None:
         try:
-            config = dataclasses.replace(config, proposals=dataclasses.replace(config.proposals, count=proposals))
+            config = config.proposing(proposals)
         except ConfigError as error:
             raise UserError(f"--proposals: {error}") from error
     path = checkpoint.latest(run / "checkpoints")
