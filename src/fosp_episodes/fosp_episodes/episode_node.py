@@ -45,11 +45,13 @@ from fosp_ros import images, names, qos, runner, stamps
 from fosp_ros.diagnostics import Diagnostics, Health, Level
 from fosp_ros.errors import ConfigurationError
 from fosp_ros.parameters import Parameter, Parameters
+from fosp_ros.polling import Listener, RawSubscription
 
 if TYPE_CHECKING:
     from rclpy.subscription import MessageInfo
 
 Handle: TypeAlias = "ServerGoalHandle[Any, Any, Any]"
+Stream: TypeAlias = tuple[RawSubscription, Callable[[Any], None]]
 
 QUEUE_DEPTH: Final = 50
 SERVICE_TIMEOUT_S: Final = 5.0
@@ -130,15 +132,18 @@ class EpisodeNode(Node):
         self._get_policy: Client[Any, Any] = self.create_client(GetParameters, f"{policy}/get_parameters")
         self._set_policy: Client[Any, Any] = self.create_client(SetParameters, f"{policy}/set_parameters")
 
-        self._listen(TaskState, names.TASK_STATE, qos.TASK_STATE, self._on_task)
-        self._listen(PolicyDecision, names.POLICY_DECISION, qos.DECISION, self._on_decision)
-        self._listen(SafetyStatus, names.SAFETY_STATUS, qos.STATUS, self._on_status)
-        self._listen(TwistStamped, names.ARM_COMMAND, qos.COMMAND, self._on_command)
-        self._listen(JointState, names.JOINT_STATES, qos.JOINT_STATES)
-        self._listen(Image, names.CAMERA_IMAGE, qos.IMAGE, self._on_image)
-        self._listen(CameraInfo, names.CAMERA_INFO, qos.IMAGE)
+        streams = [
+            self._stream(TaskState, names.TASK_STATE, qos.TASK_STATE, self._on_task),
+            self._stream(PolicyDecision, names.POLICY_DECISION, qos.DECISION, self._on_decision),
+            self._stream(SafetyStatus, names.SAFETY_STATUS, qos.STATUS, self._on_status),
+            self._stream(TwistStamped, names.ARM_COMMAND, qos.COMMAND, self._on_command),
+            self._stream(JointState, names.JOINT_STATES, qos.JOINT_STATES),
+            self._stream(Image, names.CAMERA_IMAGE, qos.IMAGE, self._on_image),
+            self._stream(CameraInfo, names.CAMERA_INFO, qos.IMAGE),
+        ]
         if self._settings.boolean("record_overview"):
-            self._listen(Image, names.OVERVIEW_IMAGE, qos.IMAGE)
+            streams.append(self._stream(Image, names.OVERVIEW_IMAGE, qos.IMAGE))
+        self._streams = Listener(self, streams, self._on_stream_error, "streams", every=True)
 
         self._server = ActionServer(
             self,
@@ -149,6 +154,7 @@ class EpisodeNode(Node):
             cancel_callback=self._on_cancel,
         )
         self._diagnostics = Diagnostics(self, self._health)
+        self._streams.start()
         self.get_logger().info(f"records go to {self._root}")
 
     def close(self) -> None:
@@ -157,17 +163,19 @@ class EpisodeNode(Node):
         self._interrupt("the node was stopped")
         if self._thread is not None:
             self._thread.join(timeout=10.0)
+        self._streams.close()
         self._server.destroy()
 
     # --- streams -----------------------------------------------------------------------------------------------
 
-    def _listen(
+    def _stream(
         self, kind: type, topic: str, profile: QoSProfile, handle: Callable[[Any, int], None] | None = None
-    ) -> None:
-        """Subscribe for serialized messages: they are recorded as they came, and decoded where they matter here."""
+    ) -> Stream:
+        """A subscription for serialized messages: recorded as they came, and decoded where they matter here."""
         type_name = f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
 
-        def on_message(data: bytes, info: MessageInfo) -> None:
+        def on_message(taken: tuple[bytes, MessageInfo]) -> None:
+            data, info = taken
             received = self._received_ns(info)
             message = deserialize_message(data, kind) if handle is not None or kind is Image else None
             with self._changed:
@@ -184,7 +192,11 @@ class EpisodeNode(Node):
             durability=profile.durability,
             deadline=profile.deadline,
         )
-        self.create_subscription(kind, topic, on_message, deep, raw=True)
+        return RawSubscription(self, kind, topic, deep), on_message
+
+    def _on_stream_error(self, error: Exception) -> None:
+        if self._diagnostics.count("internal_error", f"{type(error).__name__}: {error}") == 1:
+            self.get_logger().error(f"a message was lost: {type(error).__name__}: {error}")
 
     def _received_ns(self, info: MessageInfo) -> int:
         """When the message arrived, on the clock of the stamps."""

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rclpy.callback_groups import CallbackGroup
 from rclpy.guard_condition import GuardCondition
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+
+if TYPE_CHECKING:
+    from rclpy.subscription import MessageInfo
 
 M = TypeVar("M")
 
@@ -48,16 +51,27 @@ class PolledSubscription(Generic[M]):
 
     def take(self) -> list[M]:
         """All waiting messages, oldest first; at most as many as the queue is deep."""
-        messages: list[M] = []
+        return [message for message, _ in self._taken(raw=False)]
+
+    def _taken(self, raw: bool) -> list[tuple[Any, MessageInfo]]:
+        taken = []
         handle = self._subscription.handle
         with self._lock, handle:
-            while (taken := handle.take_message(self._subscription.msg_type, False)) is not None:
-                messages.append(taken[0])
-        return messages
+            while (each := handle.take_message(self._subscription.msg_type, raw)) is not None:
+                taken.append(each)
+        return taken
+
+
+class RawSubscription(PolledSubscription["tuple[bytes, MessageInfo]"]):
+    """The messages as they came, serialized, each with its times."""
+
+    def take(self) -> list[tuple[bytes, MessageInfo]]:
+        """All waiting messages with what the middleware knows of each, oldest first."""
+        return self._taken(raw=True)
 
 
 class Listener:
-    """A thread that waits for messages of some subscriptions and hands over the newest one of each.
+    """A thread that waits for messages of some subscriptions and hands over the newest one of each, or every one.
 
     What arrives while a message is worked on waits in the subscription's queue, where newer ones replace it. Jobs given
     to ``call`` run in the same thread between messages, so that what they share with the callbacks needs no lock.
@@ -69,6 +83,7 @@ class Listener:
         subscriptions: Sequence[tuple[PolledSubscription[Any], Callable[[Any], None]]],
         on_error: Callable[[Exception], None],
         name: str,
+        every: bool = False,
     ) -> None:
         """Prepare the thread; ``start`` begins it.
 
@@ -77,8 +92,10 @@ class Listener:
             subscriptions: with the callback of each; when several have messages, the first comes first.
             on_error: called in the thread with what a callback or job raised; the thread goes on.
             name: name of the thread.
+            every: whether older messages that wait are handed over too.
         """
         self._subscriptions = list(subscriptions)
+        self._every = every
         self._on_error = on_error
         self._context = node.context
         self._wake = GuardCondition(callback=None, callback_group=None, context=self._context)
@@ -124,9 +141,8 @@ class Listener:
                     self._run_jobs()
 
     def _hand_over(self, subscription: PolledSubscription[Any], callback: Callable[[Any], None]) -> None:
-        messages = subscription.take()
-        if messages:
-            callback(messages[-1])
+        for message in subscription.take()[None if self._every else -1 :]:
+            callback(message)
 
     def _run_jobs(self) -> None:
         with self._lock:

@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+from rclpy.serialization import deserialize_message
 from std_msgs.msg import String
 
-from fosp_ros.polling import Listener, PolledSubscription
+from fosp_ros.polling import Listener, PolledSubscription, RawSubscription
 
 
 @pytest.fixture
@@ -81,6 +83,36 @@ def test_a_listener_works_on_the_newest_message_only(node: Node) -> None:
     assert heard.in_callback.acquire(timeout=60)
     assert heard.listener.close()
     assert heard.texts == ["0", "5"]
+
+
+def test_a_listener_hands_over_every_message_as_it_came_where_asked_to(node: Node) -> None:
+    qos = QoSProfile(depth=10)
+    texts: list[str] = []
+    stamps: list[int] = []
+    first, rest, done = threading.Event(), threading.Event(), threading.Event()
+
+    def on(taken: tuple[bytes, Any]) -> None:
+        data, info = taken
+        texts.append(deserialize_message(data, String).data)
+        stamps.append(int(info["source_timestamp"]))
+        first.set()
+        assert rest.wait(60)
+        if len(texts) == 6:
+            done.set()
+
+    publisher = node.create_publisher(String, "~/text", qos)
+    listener = Listener(node, [(RawSubscription(node, String, "~/text", qos), on)], lambda _: None, "test", every=True)
+    while publisher.get_subscription_count() == 0:
+        pass
+    listener.start()
+    publisher.publish(String(data="0"))
+    assert first.wait(60)
+    for i in range(1, 6):
+        publisher.publish(String(data=str(i)))
+    rest.set()
+    assert done.wait(60) and listener.close()
+    assert texts == [str(i) for i in range(6)]
+    assert 0 < stamps[0] <= stamps[-1] and stamps == sorted(stamps)
 
 
 def test_an_error_in_a_callback_is_reported_and_the_listener_goes_on(node: Node) -> None:
