@@ -31,8 +31,21 @@ class Chain:
         moving = [joint.name for joint in joints if joint.axis is not None]
         if sorted(moving) != sorted(order):
             raise ConfigurationError(f"the chain moves by joints {', '.join(moving)}, expected {', '.join(order)}")
-        self._joints = tuple(joints)
-        self._index = {name: i for i, name in enumerate(order)}
+        index = {name: i for i, name in enumerate(order)}
+        self._order = np.array([index[name] for name in moving], np.int64)
+        origins, before = [], np.eye(4)
+        for joint in joints:
+            before = before @ joint.origin
+            if joint.axis is not None:
+                origins.append(before)
+                before = np.eye(4)
+        self._origins = np.array(origins).reshape(-1, 4, 4)
+        self._tail = before
+        axes = [(joint.axis, joint.prismatic) for joint in joints if joint.axis is not None]
+        self._turns = np.array([0.0 if prismatic else 1.0 for _, prismatic in axes])
+        self._slides = np.array([axis if prismatic else np.zeros(3) for axis, prismatic in axes]).reshape(-1, 3)
+        self._skews = np.array([_skew(axis) for axis, _ in axes]).reshape(-1, 3, 3)
+        self._squares = self._skews @ self._skews
 
     @staticmethod
     def from_urdf(
@@ -69,18 +82,16 @@ class Chain:
 
     def pose(self, positions: NDArray[np.floating]) -> Matrix:
         """Homogeneous transform (4, 4) of the tip in the base frame for joint positions (N,) in rad."""
+        values = np.asarray(positions, np.float64)[self._order]
+        angles = values * self._turns
+        steps = np.zeros((len(values), 4, 4))
+        steps[:, :3, :3] = _rotations(self._skews, self._squares, angles)
+        steps[:, :3, 3] = self._slides * values[:, None]
+        steps[:, 3, 3] = 1.0
         transform = np.eye(4)
-        for joint in self._joints:
-            transform = transform @ joint.origin
-            if joint.axis is not None:
-                value = float(positions[self._index[joint.name]])
-                step = np.eye(4)
-                if joint.prismatic:
-                    step[:3, 3] = joint.axis * value
-                else:
-                    step[:3, :3] = _rotation(joint.axis, value)
-                transform = transform @ step
-        return transform
+        for link in self._origins @ steps:
+            transform = transform @ link
+        return np.asarray(transform @ self._tail)
 
     def position(self, positions: NDArray[np.floating]) -> Matrix:
         """Position (3,) in metres of the tip in the base frame for joint positions (N,) in rad."""
@@ -108,7 +119,19 @@ def _vector(text: str) -> Matrix:
 
 
 def _rotation(axis: Matrix, angle: float) -> Matrix:
-    """Rodrigues' formula: (3, 3) rotation about a unit axis."""
+    """(3, 3) rotation about a unit axis."""
+    skew = _skew(axis)[None]
+    return _rotations(skew, skew @ skew, np.array([angle]))[0]
+
+
+def _rotations(skews: Matrix, squares: Matrix, angles: Matrix) -> Matrix:
+    """Rodrigues' formula: (J, 3, 3) rotations by angles (J,) about unit axes, given as cross-product matrices (J, 3, 3)
+    and their squares.
+    """
+    sine, versine = np.sin(angles)[:, None, None], 1.0 - np.cos(angles)[:, None, None]
+    return np.asarray(np.eye(3) + sine * skews + versine * squares)
+
+
+def _skew(axis: Matrix) -> Matrix:
     x, y, z = axis
-    skew = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return np.asarray(np.eye(3) + np.sin(angle) * skew + (1.0 - np.cos(angle)) * (skew @ skew))
+    return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
