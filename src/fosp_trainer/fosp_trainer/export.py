@@ -85,7 +85,8 @@ class Judge(nn.Module):
         features = agent.features(State(deter, stoch, table), proprio)
         q_reward, q_cost, violation = action_values(agent, features, actions)
         ones = torch.ones_like(actions[:, :1])
-        state, action = State(ones * deter, ones * stoch, ones * table), actions
+        # one table for all: imagined steps do not change it
+        state, action = State(ones * deter, ones * stoch, table), actions
         ahead = []
         for step in range(agent.config.lookahead):
             state = model.rssm.imagine_step(state, action)

@@ -80,18 +80,17 @@ def centres() -> Tensor:
 
 
 def hat_weights(position: Tensor, along: Tensor) -> Tensor:
-    """Weights (..., C) that read a grid between its centres ``along`` (C,) at positions (...); places beyond the outer
-    centres read the outermost cell.
+    """Weights (..., 2, C) that read a grid between its centres ``along`` (2, C) at positions (..., 2), along x and along
+    y; places beyond the outer centres read the outermost cell.
     """
-    held = position.clamp(float(along[0]), float(along[-1]))
+    held = torch.minimum(torch.maximum(position, along[:, 0]), along[:, -1])
     return (1.0 - (held[..., None] - along).abs() / task.TABLE_CELL_M).clamp_min(0.0)
 
 
 def goal_target(goal: Tensor) -> Tensor:
     """Weights (N, C * C) that sum to 1 and whose mean place is the goal (N, 2 or 3) in metres."""
-    xs, ys = centres().to(goal.device)
-    weights = hat_weights(goal[:, 0], xs)[:, :, None] * hat_weights(goal[:, 1], ys)[:, None]
-    return weights.flatten(1)
+    along_x, along_y = hat_weights(goal[:, :2], centres().to(goal.device)).unbind(1)
+    return (along_x[:, :, None] * along_y[:, None]).flatten(1)
 
 
 def mean_place(weights: Tensor, along: Tensor) -> Tensor:
@@ -211,7 +210,7 @@ class Geometry(nn.Module):
         """What a hand at ``tool`` (N, 2 or 3, metres) has around it, (N, VIEW), of tables (N, LENGTH) flat."""
         table = unflatten(flat)
         points = tool[:, None, :2] + self.offsets  # (N, K, 2)
-        along_x, along_y = hat_weights(points[..., 0], self.along[0]), hat_weights(points[..., 1], self.along[1])
+        along_x, along_y = hat_weights(points, self.along).unbind(-2)
         fields = torch.stack([table.near, table.way], 1)  # (N, 2, C, C)
         read = ((along_x[:, None] @ fields) * along_y[:, None]).sum(-1)  # (N, 2, K)
         near, way = read.unbind(1)
