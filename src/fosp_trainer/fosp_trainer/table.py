@@ -80,8 +80,8 @@ def centres() -> Tensor:
 
 
 def hat_weights(position: Tensor, along: Tensor) -> Tensor:
-    """Weights (..., 2, C) that read a grid between its centres ``along`` (2, C) at positions (..., 2), along x and along
-    y; places beyond the outer centres read the outermost cell.
+    """Weights (..., 2, C), along x and along y, that read a grid between its centres ``along`` (2, C) at positions
+    (..., 2); places beyond the outer centres read the outermost cell.
     """
     held = torch.minimum(torch.maximum(position, along[:, 0]), along[:, -1])
     return (1.0 - (held[..., None] - along).abs() / task.TABLE_CELL_M).clamp_min(0.0)
