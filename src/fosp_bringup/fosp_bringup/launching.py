@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import shutil
+import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -105,7 +106,7 @@ def _action(spec: NodeSpec, arguments: Arguments) -> Node:
     prefix = ["setpriv --pdeathsig TERM --"] if shutil.which("setpriv") else []
     if spec.nice:
         prefix.append(f"nice -n {spec.nice}")
-    if spec.background and shutil.which("chrt"):
+    if spec.background and _may_idle():
         prefix.append("chrt --idle 0")
     # Texts stay texts: launch may read "2024", or XML with a colon, as YAML.
     parameters = {
@@ -137,6 +138,13 @@ def _action(spec: NodeSpec, arguments: Arguments) -> Node:
     if _managed(spec):
         return LifecycleNode(**options, parameters=[{**parameters, "autostart": False}, *overriding])
     return Node(**options, parameters=[parameters, *overriding])
+
+
+def _may_idle() -> bool:
+    """Whether a process may enter Linux's idle class here; a sandbox may forbid it."""
+    if shutil.which("chrt") is None:
+        return False
+    return subprocess.run(["chrt", "--idle", "0", "true"], capture_output=True, check=False).returncode == 0
 
 
 def _managed(spec: NodeSpec) -> bool:
