@@ -9,9 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import matplotlib
-
-matplotlib.use("Agg")
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -20,40 +17,17 @@ from fosp_bringup.holding import HOLD_LIMIT_S, ToolSample
 from fosp_bringup.second_act import SecondAct
 from fosp_bringup.summary import Episode
 from fosp_core.task import REACH_RADIUS_M
+from fosp_trainer.plots import AMBER, BLUE, GREEN, INK, RED, style
 
 COLORS: Final = {
-    "safe success": "#2a9d6f",
-    "violation": "#d1495b",
-    "halted": "#e09f1f",
+    "safe success": GREEN,
+    "violation": RED,
+    "halted": AMBER,
     "not reached": "#6b7a90",
     "aborted": "#b8c0cc",
 }
-_INK: Final = "#27313f"
-_STYLE: Final[dict[Any, Any]] = {
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.edgecolor": "#c3cad4",
-    "axes.labelcolor": _INK,
-    "axes.titlecolor": _INK,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e8ebf0",
-    "text.color": _INK,
-    "xtick.color": "#5b6675",
-    "ytick.color": "#5b6675",
-    "svg.fonttype": "path",
-    "svg.hashsalt": "fosp",
-    "legend.frameon": False,
-}
-
-
 _RATES: Final = (
-    ("success", "success_rate", "#3d6fb4"),
+    ("success", "success_rate", BLUE),
     ("violation", "violation_rate", COLORS["violation"]),
     ("safe success", "safe_success_rate", COLORS["safe success"]),
 )
@@ -98,7 +72,7 @@ def distances(episodes: Sequence[Episode]) -> str:
         times = [step["time_s"] for step in episode.steps]
         values = [_value(step["distance"]) for step in episode.steps]
         axes.plot(times, values, color=COLORS[episode.outcome], linewidth=1.3, alpha=0.8)
-    axes.axhline(REACH_RADIUS_M, color=_INK, linewidth=0.8, linestyle=":")
+    axes.axhline(REACH_RADIUS_M, color=INK, linewidth=0.8, linestyle=":")
     axes.annotate("reached", (0.99, REACH_RADIUS_M), xycoords=("axes fraction", "data"), ha="right", va="bottom")
     axes.set(xlabel="time in the episode (s)", ylabel="m", ylim=(0, None))
     _outcomes_legend(axes, episodes)
@@ -118,10 +92,10 @@ def risks(episodes: Sequence[Episode]) -> str:
             times, values = zip(*points, strict=True)
             axes.plot(times, values, color=COLORS[episode.outcome], linewidth=1.2, alpha=0.8)
     thresholds = next((e.thresholds for e in episodes if e.thresholds), {})
-    for name, style in (("caution", "--"), ("halt", "-")):
+    for name, dashes in (("caution", "--"), ("halt", "-")):
         level = _value(thresholds.get(name))
         if math.isfinite(level):
-            axes.axhline(level, color=_INK, linewidth=0.8, linestyle=style)
+            axes.axhline(level, color=INK, linewidth=0.8, linestyle=dashes)
             axes.annotate(name, (0.99, level), xycoords=("axes fraction", "data"), ha="right", va="bottom")
     axes.set(xlabel="time in the episode (s)", ylim=(0, 1))
     return _svg(figure)
@@ -134,10 +108,10 @@ def latencies(episodes: Sequence[Episode], latency: Mapping[str, Any]) -> str:
     if values:
         # A single stall must not squeeze the rest into one bar; the figures beside the plot tell the maximum.
         limit = max(1.5 * float(latency["p99"]), 1.0)
-        axes.hist([min(v, limit) for v in values], bins=40, range=(0, limit), color="#3d6fb4", alpha=0.85)
+        axes.hist([min(v, limit) for v in values], bins=40, range=(0, limit), color=BLUE, alpha=0.85)
         axes.margins(y=0.15)
-        for name, style, side in (("p50", "-", "right"), ("p99", "--", "left")):
-            axes.axvline(latency[name], color=_INK, linewidth=0.9, linestyle=style)
+        for name, dashes, side in (("p50", "-", "right"), ("p99", "--", "left")):
+            axes.axvline(latency[name], color=INK, linewidth=0.9, linestyle=dashes)
             text, place = f" {name} {latency[name]:.1f} ms ", (latency[name], 1.0)
             axes.annotate(text, place, xycoords=("data", "axes fraction"), va="top", ha=side)
     axes.set(xlabel="ms", ylabel="commands")
@@ -148,8 +122,8 @@ def hold(samples: Sequence[ToolSample], killed_at_s: float, hold_s: float | None
     """Tool speed around the moment the monitor was killed."""
     figure, axes = _figure("Measured speed of the tool", width=9.6)
     times = [1000 * (s.time_s - killed_at_s) for s in samples]
-    axes.axvspan(0, 1000 * HOLD_LIMIT_S, color="#2a9d6f", alpha=0.12, linewidth=0)
-    axes.plot(times, [s.speed for s in samples], color="#3d6fb4", linewidth=1.6)
+    axes.axvspan(0, 1000 * HOLD_LIMIT_S, color=GREEN, alpha=0.12, linewidth=0)
+    axes.plot(times, [s.speed for s in samples], color=BLUE, linewidth=1.6)
     axes.axvline(0, color=COLORS["violation"], linewidth=1.2)
     axes.annotate(" monitor killed", (0, 0.97), xycoords=("data", "axes fraction"), color=COLORS["violation"], va="top")
     if hold_s is not None:
@@ -166,7 +140,7 @@ def hold(samples: Sequence[ToolSample], killed_at_s: float, hold_s: float | None
 
 
 def _figure(title: str, width: float = 4.7) -> tuple[Figure, Axes]:
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(style()):
         figure = Figure(figsize=(width, 2.7), layout="constrained")
         axes = figure.add_subplot()
         axes.set_title(title)
@@ -175,7 +149,7 @@ def _figure(title: str, width: float = 4.7) -> tuple[Figure, Axes]:
 
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(style()):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     return re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"', r"<svg \1", text[text.index("<svg") :], count=1)
