@@ -136,7 +136,8 @@ class _Round:
         # without a table the encoder goes on learning, and nothing can be looked at beforehand
         flips = flips_of(agent.config) if model.reader is not None else ()
         self.own_glimpses = {flip: glimpse(model, self.own, flip) for flip in flips}
-        self.old_glimpses = None if old is None else old.glimpses(model)
+        known = None if old is None else old.glimpses(model)
+        self.old_glimpses = {} if known is None else {False: known}
 
     def run(self) -> Report:
         self._world_model()
@@ -159,7 +160,7 @@ class _Round:
             rest = dataclasses.replace(data, batch=data.batch - rows, flip=False)
             samplers.append((StreamSampler(self.old, rest, self.rng), self.own.count))
         # of old episodes nothing mirrored is drawn: what stands in for it is not looked at
-        old_glimpses = [] if self.old_glimpses is None else [self.old_glimpses]
+        old_glimpses = self.old_glimpses.values()
         glimpses = {flip: join([known, *old_glimpses]) for flip, known in self.own_glimpses.items()}
         optimizer = self._optimizer([model], self.config.world_model_rate, "world_model")
         carry: State | None = None
@@ -183,8 +184,7 @@ class _Round:
     def _critics_and_actor(self) -> None:
         agent, config = self.agent, self.config
         own = Latents(agent, self.own, flips_of(agent.config), glimpses=self.own_glimpses)
-        known = {} if self.old_glimpses is None else {False: self.old_glimpses}
-        old = Latents(agent, self.old, (False,), glimpses=known) if self.old is not None else None
+        old = Latents(agent, self.old, (False,), glimpses=self.old_glimpses) if self.old is not None else None
 
         def draw() -> Transitions:
             if old is None:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
 
 from fosp_trainer.config import Config
 from fosp_trainer.data import Frames, concatenate, read_dataset, split
-from fosp_trainer.latents import Glimpses, Tick, glimpse
+from fosp_trainer.latents import Glimpses, Tick, glimpse, subset
 from fosp_trainer.world_model import WorldModel
 
 HELD_OUT: Final = 8
@@ -53,7 +54,5 @@ def read_replay(sources: Sequence[str | Path], config: Config, seed: int = 0) ->
     share = math.ceil(drawn / len(sources))
     sample = concatenate([read_dataset(source, share, seed) for source in sources])
     train, held_out = split(sample, held_share)
-    # datasets follow one another in a sample: every one keeps its share
-    chosen = torch.randperm(train.episodes, generator=torch.Generator().manual_seed(seed))[:wanted]
     kept = held_out.select(range(min(held_out.episodes, HELD_OUT))) if held_out.episodes else None
-    return Replay(train.select(sorted(chosen.tolist())), kept)
+    return Replay(subset(train, wanted, np.random.default_rng(seed)), kept)
