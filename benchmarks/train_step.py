@@ -20,6 +20,7 @@ import tyro
 from recording import record
 
 from fosp_trainer import config as configuration
+from fosp_trainer import process
 from fosp_trainer.config import Config, TableConfig
 
 
@@ -94,6 +95,7 @@ def measure(size: str, options: Options) -> dict[str, Any]:
 def main(options: Options) -> None:
     """Measure every size and write the result."""
     if options.child:
+        process.prepare()
         print(json.dumps(measure(options.sizes[0], options)))
         return
     sizes: dict[str, Any] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final, Union
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Final, Union
 import tyro
 
 from fosp_trainer import config as configuration
+from fosp_trainer import process
 from fosp_trainer.commands import (
     calibrate,
     collect,
@@ -68,8 +68,7 @@ def parse(arguments: Sequence[str]) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. What the user can mend is one line on stderr."""
-    # waiting threads that spin starve each other on a busy machine; read when torch is first imported
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    process.prepare()
     command = parse(sys.argv[1:] if arguments is None else arguments)
     runners = dict(COMMANDS.values())
     try:

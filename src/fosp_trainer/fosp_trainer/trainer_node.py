@@ -10,7 +10,6 @@ of an action can carry a reason to the caller.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import threading
 import time
@@ -37,6 +36,7 @@ from fosp_ros.diagnostics import Diagnostics, Health, Level
 from fosp_ros.errors import BUSY, ConfigurationError
 from fosp_ros.lifecycle import AUTOSTART, ManagedNode
 from fosp_ros.parameters import Parameter, Parameters
+from fosp_trainer import process
 from fosp_trainer.errors import UserError
 from fosp_trainer.swap import Loader, Reply, Swapped, change, finish_interrupted
 
@@ -470,8 +470,7 @@ class TrainerNode(ManagedNode):
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of the executable ``trainer_node``."""
-    # waiting threads that spin would starve the control loop; read when torch is first imported
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    process.prepare()
     return runner.run(TrainerNode, names.TRAINER_NODE, args)
 
 

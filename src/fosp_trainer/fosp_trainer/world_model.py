@@ -160,6 +160,15 @@ class Decoder(nn.Module):
         return image
 
 
+def patchwise(image: Tensor, cameras: int, stem: int) -> Tensor:
+    """Images (N, S, S, 3 * cameras) in the order in which ``Decoder.patches`` lie in memory where channels come last:
+    (N, S / stem, S / stem, cameras, 3, stem, stem).
+    """
+    rows = image.unflatten(1, (-1, stem)).unflatten(3, (-1, stem))  # (N, h, stem, w, stem, C)
+    tiles = rows.transpose(2, 3).contiguous().flatten(3, 4)  # (N, h, w, stem * stem, C)
+    return tiles.transpose(3, 4).contiguous().unflatten(4, (stem, stem)).unflatten(3, (cameras, 3))
+
+
 def table_length(config: WorldModelConfig) -> int:
     """M: length of a state's table."""
     return table.LENGTH if config.table.enabled else 0
@@ -451,16 +460,16 @@ class WorldModel(nn.Module):
             chosen = torch.randperm(len(features), device=features.device)[:count]
             features, image = features[chosen], image[chosen]
         with torch.no_grad():
-            pixels = image.unflatten(-1, (self.space.cameras, 3)).float() / 255.0  # (N, S, S, cameras, 3)
-            red, green, blue = pixels.unbind(-1)
-            high, low = torch.maximum(torch.maximum(red, green), blue), torch.minimum(torch.minimum(red, green), blue)
-            redness = (red - torch.maximum(green, blue)).clamp_min_(0.0)
-            weight = 1.0 + self.config.saturation_weight * (high - low) + self.config.red_weight * redness
-            stem = self.config.stem_stride
-            weight = F.pixel_unshuffle(weight[..., None].expand_as(pixels).flatten(-2).permute(0, 3, 1, 2), stem)
-            target = F.pixel_unshuffle(pixels.flatten(-2).permute(0, 3, 1, 2), stem)
-        error = self.decoder.patches(features).float() - target
-        return (weight * error * error).sum((1, 2, 3)).mean()
+            pixels = patchwise(image, self.space.cameras, self.config.stem_stride)
+            red, green, blue = pixels.unbind(4)
+            other = torch.maximum(green, blue)
+            high, low = torch.maximum(red, other), torch.minimum(red, torch.minimum(green, blue))
+            weight = 1.0 + self.config.saturation_weight / 255.0 * (high - low).float()
+            weight += self.config.red_weight / 255.0 * (high - other).float()
+            root = weight.sqrt_().unsqueeze(4)
+            target = pixels.float().mul_(root / 255.0)
+        predicted = self.decoder.patches(features).float().permute(0, 2, 3, 1).unflatten(-1, pixels.shape[3:])
+        return F.mse_loss(predicted * root, target, reduction="sum") / count
 
     def forward(self, batch: Batch, state: State | None = None) -> tuple[Tensor, dict[str, Tensor], Observed]:
         """Training loss (scalar), its parts, and the filtered sequence."""

@@ -6,11 +6,12 @@ import dataclasses
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from fosp_trainer import config as configuration
 from fosp_trainer.config import Config
 from fosp_trainer.data import Frames, gather, padded
-from fosp_trainer.world_model import Batch, WorldModel, matched_error
+from fosp_trainer.world_model import Batch, WorldModel, matched_error, patchwise
 
 CONFIG: Config = configuration.preset("debug")
 
@@ -121,3 +122,25 @@ def test_matched_error_knows_no_order_and_ignores_absent_points() -> None:
     target[:, 1] = torch.nan
     error = matched_error(target[:, [2, 1, 0]].nan_to_num() + 0.1, target)
     torch.testing.assert_close(error, torch.full((5,), 0.03))
+
+
+def test_the_image_loss_is_the_weighted_squared_error_of_the_decoded_pixels() -> None:
+    config = dataclasses.replace(CONFIG.world_model, decode_fraction=1.0, saturation_weight=2.0, red_weight=3.0)
+    space = dataclasses.replace(CONFIG.space, cameras=2)
+    net = WorldModel(space, config)
+    features = torch.randn(3, config.deter + config.latent)
+    image = torch.randint(0, 256, (3, space.image_size, space.image_size, 6), dtype=torch.uint8)
+    pixels = image.permute(0, 3, 1, 2).unflatten(1, (2, 3)).double() / 255.0  # (N, cameras, 3, S, S)
+    red = (pixels[:, :, 0] - pixels[:, :, 1:].amax(2)).clamp_min(0.0)
+    weight = 1.0 + 2.0 * (pixels.amax(2) - pixels.amin(2)) + 3.0 * red
+    error = net.decoder(features).unflatten(1, (2, 3)) - pixels
+    expected = (weight[:, :, None] * error**2).sum() / 3
+    torch.testing.assert_close(net.image_loss(features, image).double(), expected, rtol=1e-5, atol=0.0)
+
+
+def test_patches_of_an_image_are_those_that_the_decoder_shuffles_back() -> None:
+    image = torch.randint(0, 256, (2, 8, 8, 6), dtype=torch.uint8)
+    tiles = patchwise(image, cameras=2, stem=4)
+    assert tiles.shape == (2, 2, 2, 2, 3, 4, 4)
+    shuffled = F.pixel_shuffle(tiles.flatten(3).permute(0, 3, 1, 2), 4)
+    assert torch.equal(shuffled, image.permute(0, 3, 1, 2))
