@@ -146,7 +146,7 @@ class Extraction(nn.Module):
         """Loss (scalar) that makes the reward along imagined rollouts large, as DreamerV3's actor does (Hafner et al.
         2023): lambda-returns in units of their percentile range, at least 1, and entropy; and figures.
         """
-        after = features[:, 1:].contiguous()  # of a slice, torch makes a product for each rollout
+        after = features[:, 1:]
         discount = config.discount * model.continuation(after)
         returns = lambda_return(model.reward(after), critics.reward.state_value(after), discount, config.trace)
         scale = self.reward_range.update(returns.detach()).clamp_min(1.0)
@@ -162,7 +162,7 @@ class Extraction(nn.Module):
         """Mean discounted cost (scalar) of imagined rollouts, features (N, H + 1, F). With critics, lambda-returns in
         which V_c stands for what comes after.
         """
-        after = features[:, 1:].contiguous()  # of a slice, torch makes a product for each rollout
+        after = features[:, 1:]
         cost, alive = model.cost(after), model.continuation(after)
         if critics is not None:
             ahead = critics.cost.state_value(after)

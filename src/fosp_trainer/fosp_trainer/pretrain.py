@@ -147,7 +147,7 @@ def imagined_targets(
         proprio=proprio,
     )
     seen = model.features(rollout.states, rollout.proprio)  # (N, H + 1, F)
-    after = seen[:, 1:]
+    after = seen[:, 1:].contiguous()  # of a slice, torch makes a product for each rollout
     reward, cost, alive = model.reward(after), model.cost(after), model.continuation(after)
     critics = agent.critics
     reward_return = lambda_return(
