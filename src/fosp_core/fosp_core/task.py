@@ -40,7 +40,7 @@ TRAIN_SCENES: Final = ("standard", "varied")
 TRANSFER_SCENES: Final = ("obstacle_shape", "goal_shape", "obstacle_count", "new_objects")
 SCENES: Final = (
     "standard", *TRANSFER_SCENES, "colors", "camera_shift", "clutter", "moving_obstacle", "lights_off", "varied",
-    "hand", "blur",
+    "hand", "blur", "wide_gripper",
 )  # fmt: skip
 """Layouts depend on a scene's place in this order: new ones go last."""
 SHIFTED_SCENES: Final = tuple(scene for scene in SCENES if scene not in (*TRAIN_SCENES, *TRANSFER_SCENES))

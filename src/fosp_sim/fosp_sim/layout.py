@@ -37,6 +37,8 @@ HAND_HALF: Final = (0.0225, 0.10)
 """Half width of the hand along x and y; the gripper points down and keeps this orientation."""
 WRIST_RADIUS: Final = 0.044
 """The last link above the hand, seen from above."""
+HOUSING_M: Final = 0.03
+"""How far the housing of scene ``wide_gripper`` reaches beyond the hand, on each side."""
 
 PATH_CLEARANCE_M: Final = 0.03
 START_CLEARANCE_M: Final = 0.05
@@ -161,6 +163,8 @@ class Layout:
     obstacles: tuple[Item, ...]
     clutter: tuple[Item, ...] = ()
     motion: Motion | None = None
+    housing: float = 0.0
+    """How far a housing around the hand reaches beyond it, on each side seen from above."""
     look: Look = field(default_factory=Look)
 
     @property
@@ -195,9 +199,10 @@ def camera_rotation(look: Look) -> Array:
 
 
 class Footprint:
-    """Distance between the hand, seen from above, and obstacles."""
+    """Distance between the hand, seen from above, in a housing that reaches beyond it, and obstacles."""
 
-    def __init__(self, obstacles: Iterable[Item]) -> None:
+    def __init__(self, obstacles: Iterable[Item], housing: float = 0.0) -> None:
+        self._half = (HAND_HALF[0] + housing, HAND_HALF[1] + housing)
         outlines = [item.outline() for item in obstacles]
         self._points = np.concatenate(outlines) if outlines else np.zeros((0, 2))
 
@@ -207,7 +212,7 @@ class Footprint:
             return np.ones(len(positions))
         dx = np.abs(positions[:, 0, None] - self._points[None, :, 0])
         dy = np.abs(positions[:, 1, None] - self._points[None, :, 1])
-        to_hand = np.maximum(dx - HAND_HALF[0], 0.0) ** 2 + np.maximum(dy - HAND_HALF[1], 0.0) ** 2
+        to_hand = np.maximum(dx - self._half[0], 0.0) ** 2 + np.maximum(dy - self._half[1], 0.0) ** 2
         to_wrist = np.sqrt((dx * dx + dy * dy).min(-1)) - WRIST_RADIUS
         return np.asarray(np.minimum(np.sqrt(to_hand.min(-1)), to_wrist))
 
@@ -221,8 +226,8 @@ class ClearanceMap:
 
     CELL: Final = 0.02
 
-    def __init__(self, obstacles: Iterable[Item]) -> None:
-        self._footprint = Footprint(obstacles)
+    def __init__(self, obstacles: Iterable[Item], housing: float = 0.0) -> None:
+        self._footprint = Footprint(obstacles, housing)
         low, high = task.WORKSPACE.low, task.WORKSPACE.high
         self.xs = np.arange(low[0], high[0] + 1e-9, self.CELL)
         self.ys = np.arange(low[1], high[1] + 1e-9, self.CELL)
@@ -311,9 +316,11 @@ def _attempt(scene: str, seed: int, rng: np.random.Generator) -> Layout | None:
     goal_item = _goal_item(scene, (float(goal[0]), float(goal[1])), rng)
     if any(_hides(item, goal) for item in obstacles):
         return None
-    if not _solvable(obstacles, start, goal):
+    housing = HOUSING_M if scene == "wide_gripper" else 0.0
+    if not _solvable(obstacles, start, goal, housing):
         return None
-    layout = Layout(scene, seed, (float(start[0]), float(start[1]), float(start[2])), goal_item, tuple(obstacles))
+    at = (float(start[0]), float(start[1]), float(start[2]))
+    layout = Layout(scene, seed, at, goal_item, tuple(obstacles), housing=housing)
     if scene == "moving_obstacle":
         return _with_motion(layout, rng)
     if scene == "clutter":
@@ -324,12 +331,12 @@ def _attempt(scene: str, seed: int, rng: np.random.Generator) -> Layout | None:
     return layout
 
 
-def _solvable(obstacles: list[Item], start: Array, goal: Array) -> bool:
+def _solvable(obstacles: list[Item], start: Array, goal: Array, housing: float = 0.0) -> bool:
     """Whether start and goal are clear of obstacles and a way joins them."""
-    at_start, at_goal = Footprint(obstacles).clearance(np.stack([start[:2], goal]))
+    at_start, at_goal = Footprint(obstacles, housing).clearance(np.stack([start[:2], goal]))
     if at_start < START_CLEARANCE_M or at_goal < GOAL_CLEARANCE_M:
         return False
-    return ClearanceMap(obstacles).connected(start[:2], goal)
+    return ClearanceMap(obstacles, housing).connected(start[:2], goal)
 
 
 def _obstacle_templates(scene: str, rng: np.random.Generator) -> list[Item]:

@@ -88,7 +88,8 @@ class Way:
 
 
 def _map_of(info: Info) -> ClearanceMap:
-    return ClearanceMap(sample_layout(info["scene"], info["layout_seed"]).obstacles)
+    layout = sample_layout(info["scene"], info["layout_seed"])
+    return ClearanceMap(layout.obstacles, layout.housing)
 
 
 class PlannerController:

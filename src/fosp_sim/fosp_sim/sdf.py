@@ -225,6 +225,8 @@ def unsupported(layout: Layout) -> str:
     plain = Look()
     if layout.motion is not None:
         return "obstacles cannot be moved along a path in Gazebo"
+    if layout.housing:
+        return "the hand wears no housing in Gazebo"
     for name in ("ambient", "diffuse", "light_direction", "table", "line", "robot_tint", "camera_fovy_deg", "blur"):
         if getattr(layout.look, name) != getattr(plain, name):
             return f"Gazebo cannot change the scene's {name.replace('_', ' ')}"

@@ -184,6 +184,9 @@ class World:
         self._obstacle_geoms = np.array([slot.geom for slot in self._obstacles])
         self._robot_visuals = np.flatnonzero(model.geom_group == 1)
         self._robot_rgba = model.geom_rgba[self._robot_visuals].copy()
+        hand = (model.geom_bodyid == model.body("panda_hand").id) & (model.geom_type == mujoco.mjtGeom.mjGEOM_BOX)
+        self._hand_geoms = np.flatnonzero(hand)
+        self._hand_sizes = model.geom_size[self._hand_geoms].copy()
         self._lines = [model.geom(f"line{i}").id for i in range(4)]
         self._present = 0
         self._upright = np.zeros((MAX_OBSTACLES, 3))
@@ -213,6 +216,10 @@ class World:
         self._goal.fill(model, layout.goal)
         for index, slot in enumerate(self._clutter):
             slot.fill(model, layout.clutter[index] if index < len(layout.clutter) else None)
+        wider = np.array([layout.housing, layout.housing, 0.0])
+        model.geom_size[self._hand_geoms] = self._hand_sizes + wider
+        model.geom_rbound[self._hand_geoms] = np.linalg.norm(model.geom_size[self._hand_geoms], axis=1)
+        model.geom_aabb[self._hand_geoms, 3:] = model.geom_size[self._hand_geoms]
         self._apply_look(layout)
         mujoco.mj_setConst(model, data)
         mujoco.mj_resetData(model, data)

@@ -22,14 +22,14 @@ SEEDS = range(12)
 
 def straight_line_clearance(layout: Layout) -> float:
     line = np.linspace(layout.start[:2], layout.goal.position, 40)
-    return float(Footprint(layout.obstacles).clearance(line).min())
+    return float(Footprint(layout.obstacles, layout.housing).clearance(line).min())
 
 
 @pytest.mark.parametrize("scene", task.SCENES)
 def test_every_layout_has_a_way_to_the_goal(scene: str) -> None:
     for seed in SEEDS:
         layout = sample_layout(scene, seed)
-        clearance = ClearanceMap(layout.obstacles)
+        clearance = ClearanceMap(layout.obstacles, layout.housing)
         at_start, at_goal = clearance.at(np.array([layout.start[:2], layout.goal.position]))
         assert at_start >= START_CLEARANCE_M and at_goal >= GOAL_CLEARANCE_M
         assert clearance.connected(layout.start[:2], layout.goal.position)
@@ -70,6 +70,7 @@ def test_scenes_hold_what_they_are_named_for() -> None:
     assert sample_layout("colors", 1).obstacles[0].rgb != GREEN
     assert {item.rgb for item in sample_layout("hand", 1).clutter} == {SKIN}
     assert sample_layout("blur", 1).look.blur > 0.0
+    assert sample_layout("wide_gripper", 1).housing > 0.0 and standard.housing == 0.0
 
 
 def test_a_hand_reaches_in_and_stays_clear_of_what_stands_there() -> None:
@@ -95,6 +96,13 @@ def test_clearance_is_the_distance_from_the_hand_seen_from_above() -> None:
     assert clearance[1] == pytest.approx(0.10 - 0.044 - 0.03, abs=1e-3)
     assert clearance[2] <= 0.0
     assert Footprint([]).clearance(np.zeros((2, 2))).tolist() == [1.0, 1.0]
+
+
+def test_a_housing_is_part_of_the_hand() -> None:
+    block = Item("box", (0.06, 0.06, 0.18), (0.5, 0.0), GREEN)
+    beside = np.array([[0.5, 0.23]])
+    bare, housed = (Footprint([block], housing).clearance(beside)[0] for housing in (0.0, 0.03))
+    assert bare - housed == pytest.approx(0.03)
 
 
 def test_a_wall_of_obstacles_disconnects() -> None:

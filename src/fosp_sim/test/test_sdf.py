@@ -223,6 +223,7 @@ def test_scenes_that_gazebo_cannot_show_are_named() -> None:
     assert "ambient" in sdf.unsupported(sample_layout("lights_off", 0))
     assert "moved" in sdf.unsupported(sample_layout("moving_obstacle", 0))
     assert "table" in sdf.unsupported(sample_layout("colors", 0))
+    assert "housing" in sdf.unsupported(sample_layout("wide_gripper", 0))
 
 
 def test_robot_of_unknown_parts_is_refused() -> None:

@@ -121,6 +121,19 @@ def test_pushing_an_obstacle_is_a_contact_and_knocks_it_over(world: World) -> No
     assert world.fallen()[0] and not world.fallen()[1:].any()
 
 
+def test_a_housing_touches_what_the_bare_hand_passes_and_is_seen(world: World) -> None:
+    # the hand reaches 10 cm to the side, the block begins 12 cm beside its way
+    block = Item("box", (0.06, 0.06, 0.18), (0.5, 0.15), GREEN)
+    bare = Layout("standard", 0, (0.35, 0.0, 0.08), GOAL, (block,))
+    met, looks = [], []
+    for layout in (bare, replace(bare, housing=0.03), bare):
+        world.reset(layout)
+        looks.append(world.render(320, 240))
+        met.append(move(world, (0.65, 0.0, 0.08)))
+    assert met == [False, True, False]
+    assert (looks[0] != looks[1]).any() and np.array_equal(looks[0], looks[2])
+
+
 def test_a_lying_cylinder_that_rolls_has_not_fallen(world: World) -> None:
     cylinder = Item("cylinder", (0.06, 0.06, 0.16), (0.5, 0.0), GREEN, yaw=0.0, lying=True)
     lay_out(world, cylinder, start=(0.38, 0.0, 0.03))
