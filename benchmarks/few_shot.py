@@ -1,4 +1,4 @@
-"""The few-shot experiment in every transfer scene with several seeds: one table and one plot of before and after.
+"""The few-shot experiment in scenes of transfer with several seeds: one table and one plot of before and after.
 
 Rows are those of ``fosp-train few-shot``; finished ones are kept and not run again. Differences are paired by layout.
 """
@@ -47,6 +47,8 @@ class Options:
     """Seeds of the rounds; each explores layouts of its own."""
     episodes: int = 20
     """Own episodes of a round."""
+    rounds: int = 1
+    """Rounds, one after the other."""
     evaluation_episodes: int = 200
     """Layouts evaluated before and after."""
     workers: int = 2
@@ -62,8 +64,9 @@ def row(options: Options, model: str, scene: str, seed: int) -> Record:
     file = options.rows / f"{scene}_{seed}.json"
     if file.is_file():
         found: Record = json.loads(file.read_text(encoding="utf-8"))
-        if found["model_id"] != model or found["zero_shot"]["episodes"] != options.evaluation_episodes:
-            raise UserError(f"{file} is of another model or number of layouts; choose another --rows")
+        kind = (found["model_id"], found["zero_shot"]["episodes"], len(found["rounds"]))
+        if kind != (model, options.evaluation_episodes, options.rounds):
+            raise UserError(f"{file} is of another model, number of layouts or of rounds; choose another --rows")
         return found
     before = RESULTS / f"evaluate_{scene}_zero_shot.json"
     expected = {"model_id": model, "scene": scene, "episodes": options.evaluation_episodes, "seed": 0, "monitor": False}
@@ -74,30 +77,36 @@ def row(options: Options, model: str, scene: str, seed: int) -> Record:
         known = False
     found = few_shot(
         options.bundle, scene, options.episodes, seed=seed, data=options.data, workers=options.workers,
-        evaluation_episodes=options.evaluation_episodes, before=before if known else None,
+        evaluation_episodes=options.evaluation_episodes, before=before if known else None, rounds=options.rounds,
     )  # fmt: skip
     write_result(file, found)
     return found
 
 
 def pooled(rows: Sequence[Record]) -> dict[str, Any]:
-    """Rates over a scene's rows before and after, those after with their paired differences to those before."""
+    """Rates over a scene's rows before and after, those after with their paired differences to those before; and the
+    rates after each round, one list a row.
+    """
     before, after = ([{**row[stage], "training_seed": row["seed"]} for row in rows] for stage in STAGES)
     return {
-        "rounds": len(rows), "seconds": [row["round"]["duration_s"] for row in rows],
+        "rows": len(rows),
+        "seconds": [[done["report"]["duration_s"] for done in row["rounds"]] for row in rows],
+        "after_each": {
+            name: [[done["evaluated"][f"{name}_rate"] for done in row["rounds"]] for row in rows] for name in RATES
+        },
         "zero_shot": rates(before, []), "fine_tuned": rates(after, before),
     }  # fmt: skip
 
 
 def table(scenes: dict[str, dict[str, Any]]) -> Table:
     """A line a scene."""
-    shown = Table("scene", "rounds", *(name.replace("_", " ") for name in RATES), "violation, change")
+    shown = Table("scene", "rows", *(name.replace("_", " ") for name in RATES), "violation, change")
     for scene, told in scenes.items():
         cells = [" to ".join(f"{100 * told[stage][f'{name}_rate']:.1f}" for stage in STAGES) + " %" for name in RATES]
         after = told["fine_tuned"]
         low, high = after["violation_difference_interval"]
         change = f"{100 * after['violation_difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) %"
-        shown.add_row(scene, str(told["rounds"]), *cells, change)
+        shown.add_row(scene, str(told["rows"]), *cells, change)
     return shown
 
 
@@ -117,7 +126,7 @@ def main(options: Options) -> int:
         print(f"few_shot: {error}", file=sys.stderr)
         return 1
     rows = {scene: [told[stage] for stage in STAGES] for scene, told in scenes.items()}
-    title = "before (hollow) and after (filled) a round"
+    title = f"before (hollow) and after (filled) {options.rounds} round{'s' * (options.rounds > 1)}"
     draw_rates(rows, title, RESULTS / f"{options.name}.svg")
     Console().print(table(scenes))
     return 0

@@ -467,17 +467,19 @@ class FineTuneConfig:
     """
     steps: int = 40
     world_model_updates: int = 1
-    critic_updates: int = 4
+    critic_updates: int = 8
     """Reachability and Q_c decide what is safe and adapt cheaply on encoded episodes: most of the time goes there."""
-    actor_updates: int = 2
-    batch: int = 256
+    actor_updates: int = 4
+    batch: int = 128
     """Transitions in a batch of critics and pi_on."""
     imagined_batch: int = 0
     """States of a critic batch from which rollouts are imagined; 0 is off: they cost half of an update, and the world
     model has hardly seen the new scene.
     """
-    own_share: float = 0.5
-    """Share of every batch from the new episodes, where there are old ones to mix in."""
+    own_share: float = 0.8
+    """Share of every batch from the new episodes, where there are old ones to mix in. Where the world has changed, old
+    episodes say otherwise than new ones.
+    """
     replay_episodes: int = 240
     """Old episodes that are mixed in at most. They hold the violations that own ones lack; all are encoded in every
     round.
@@ -486,9 +488,8 @@ class FineTuneConfig:
     """Share of the new episodes' layouts that the gate judges on and that are not trained on."""
     world_model_rate: float = 2e-4
     """Learning rate; small, because the frozen pi_off reads the same latent states."""
-    critic_rate: float = 1e-4
-    actor_rate: float = 1e-4
-    """As small as at the end of pretraining: larger ones shake what was learned more than a few episodes can teach."""
+    critic_rate: float = 2e-4
+    actor_rate: float = 2e-4
 
     def __post_init__(self) -> None:
         _positive(self, "steps", "batch", "replay_episodes", "world_model_rate", "critic_rate", "actor_rate")

@@ -1,4 +1,4 @@
-"""The few-shot experiment: own episodes in a scene of transfer, one fine-tune round, figures before and after."""
+"""The few-shot experiment: own episodes in a scene of transfer, fine-tune rounds, figures before and after."""
 
 from __future__ import annotations
 
@@ -50,13 +50,14 @@ def explore(
     workers: int = 2,
     quiet: bool = False,
     expansion: bool = True,
+    skip: int = 0,
 ) -> tuple[list[Episode], dict[str, Any]]:
     """Own episodes with policy expansion, every other one with action noise too; and their rates. Without expansion
     pi_on acts alone.
 
-    The layouts are used for nothing else; another ``seed`` gives others.
+    The layouts are used for nothing else; another ``seed`` gives others. The first ``skip`` of a seed are left out.
     """
-    first = FIRST_SEED_INDEX + LAYOUTS_A_SEED * seed
+    first = FIRST_SEED_INDEX + LAYOUTS_A_SEED * seed + skip
     seeds = [task.data_seed(first + i) for i in range(episodes)]
     plain = Drive(str(bundle), scene, monitor=False, mode="sample" if expansion else "online", keep=True)
     drives = [("plain", plain, seeds[::2])]
@@ -106,21 +107,28 @@ def few_shot(
     quiet: bool = False,
     expansion: bool | None = None,
     before: Path | None = None,
+    rounds: int = 1,
 ) -> dict[str, Any]:
     """Evaluate, explore, fine-tune, evaluate on the same layouts. ``before`` is a file of ``fosp-train evaluate`` whose
     figures stand for the first evaluation. ``expansion`` overrides the bundle's configuration:
-    without it the one policy is fine-tuned and acts alone, before as well.
+    without it the one policy is fine-tuned and acts alone, before as well. Of several ``rounds`` each starts where the
+    one before ended, explores ``episodes`` more and learns from all of them.
 
     Returns:
-        ``zero_shot`` and ``fine_tuned`` as ``evaluation.evaluate`` gives them, ``explored`` (rates of the own
-        episodes) and ``round`` (``fine_tune.Report``).
+        ``zero_shot`` and ``fine_tuned`` (after the last round) as ``evaluation.evaluate`` gives them, and for each of
+        the ``rounds`` what was ``explored`` (rates of the own episodes), the ``report`` (``fine_tune.Report``) and how
+        it was ``evaluated`` (rates).
 
     Raises:
         UserError: an unknown scene, counts that make no sense, an output that exists, divergence.
         BundleError: a bundle that must not be loaded.
     """
-    if episodes <= 0 or evaluation_episodes <= 0 or seed < 0:
-        raise UserError(f"episodes must be > 0 and seed >= 0, got {episodes}, {evaluation_episodes} and {seed}")
+    if episodes <= 0 or evaluation_episodes <= 0 or rounds <= 0 or seed < 0:
+        raise UserError(
+            f"episodes and rounds must be > 0 and seed >= 0, got {episodes}, {evaluation_episodes}, {rounds} and {seed}"
+        )
+    if episodes * rounds > LAYOUTS_A_SEED:
+        raise UserError(f"{rounds} rounds of {episodes} episodes are more than the {LAYOUTS_A_SEED} layouts of a seed")
     if output is not None and output.exists():
         raise UserError(f"{output} exists already; choose another --output")
     source = load_bundle(bundle)
@@ -138,14 +146,25 @@ def few_shot(
 
     expected = {"model_id": source.id, "scene": scene, "episodes": evaluation_episodes, "seed": 0, "monitor": monitor}
     zero_shot = measure(source.path) if before is None else figures_before(before, expected)
-    own, explored = explore(source.path, scene, episodes, seed, noise, workers, quiet, settings.expansion)
     old = read_replay(data, dataclasses.replace(config, fine_tune=settings), seed)
+    known: list[Episode] = []
+    done: list[dict[str, Any]] = []
+    current, fine_tuned = source, zero_shot
     with tempfile.TemporaryDirectory() as scratch:
-        target = output or Path(scratch) / f"{source.id}-{scene}-{seed}"
-        exported, report = tune_bundle(source, from_episodes(own), old, target, settings, seed, quiet)
-        fine_tuned = measure(exported.path)
+        for number in range(1, rounds + 1):
+            own, explored = explore(
+                current.path, scene, episodes, seed, noise, workers, quiet, settings.expansion, len(known)
+            )
+            known += own
+            target = Path(scratch) / f"{source.id}-{scene}-{seed}-r{number}"
+            if output is not None and number == rounds:
+                target = output
+            current, report = tune_bundle(current, from_episodes(known), old, target, settings, seed, quiet)
+            fine_tuned = measure(current.path)
+            rates = {name: value for name, value in fine_tuned.items() if name != "records"}
+            done.append({"explored": explored, "report": dataclasses.asdict(report), "evaluated": rates})
     return {
         "scene": scene, "seed": seed, "model_id": source.id, "monitor": monitor,
-        "settings": dataclasses.asdict(settings),
-        "zero_shot": zero_shot, "fine_tuned": fine_tuned, "explored": explored, "round": dataclasses.asdict(report),
+        "settings": dataclasses.asdict(settings), "rounds": done,
+        "zero_shot": zero_shot, "fine_tuned": fine_tuned,
     }  # fmt: skip

@@ -11,16 +11,18 @@ from fosp_trainer.errors import UserError
 
 @dataclass
 class FewShot:
-    """Own episodes in a scene with policy expansion, one fine-tune round, and the figures before and after."""
+    """Own episodes in a scene with policy expansion, fine-tune rounds on them, and the figures before and after."""
 
     bundle: Path
     """Folder of the bundle, for example models/safereach/NAME."""
     scene: str = "new_objects"
     """Scene name."""
     episodes: int = 20
-    """Own episodes to learn from."""
+    """Own episodes of a round."""
+    rounds: int = 1
+    """Rounds, each on the own episodes so far."""
     steps: int | None = None
-    """Gradient steps; by default what the bundle's configuration says (40)."""
+    """Gradient steps of a round; by default what the bundle's configuration says (40)."""
     seed: int = 0
     """Of the round, and of its layouts within the data range."""
     data: tuple[str, ...] = ()
@@ -58,7 +60,7 @@ def run(command: FewShot) -> None:
             command.bundle, command.scene, command.episodes, command.steps, command.seed, command.data,
             command.output, command.evaluation_episodes, command.monitor == "on", command.noise, command.workers,
             command.quiet, None if command.expansion == "configured" else command.expansion == "on",
-            command.before,
+            command.before, command.rounds,
         )  # fmt: skip
     except (BundleError, ValueError) as error:
         raise UserError(str(error)) from error
@@ -69,7 +71,7 @@ def run(command: FewShot) -> None:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print the figures before and after."""
+    """Print the figures before and after every round."""
     from rich.table import Table
 
     from fosp_trainer.progress import console
@@ -77,16 +79,22 @@ def show(result: dict[str, Any]) -> None:
     watched = "on" if result["monitor"] else "off"
     count = result["zero_shot"]["episodes"]
     table = Table(title=f"{result['model_id']} in {result['scene']}, monitor {watched}, {count} episodes (95 %)")
-    for heading in ("", "zero-shot", "fine-tuned"):
+    stages = {"zero-shot": result["zero_shot"]}
+    stages |= {f"round {i}": done["evaluated"] for i, done in enumerate(result["rounds"], 1)}
+    for heading in ("", *stages):
         table.add_column(heading)
     for name in ("success", "violation", "safe_success"):
         cells = []
-        for part in ("zero_shot", "fine_tuned"):
-            low, high = result[part][f"{name}_rate_interval"]
-            cells.append(f"{100 * result[part][f'{name}_rate']:.1f} % ({100 * low:.0f} to {100 * high:.0f})")
+        for part in stages.values():
+            low, high = part[f"{name}_rate_interval"]
+            cells.append(f"{100 * part[f'{name}_rate']:.1f} % ({100 * low:.0f} to {100 * high:.0f})")
         table.add_row(name.replace("_", " "), *cells)
     console.print(table)
-    done = result["round"]
-    console.print(f"{done['steps']} gradient steps on {done['own_episodes']} episodes in {done['duration_s']:.0f} s")
-    if not done["old_episodes"]:
-        console.print("no earlier episodes were mixed in (--data): the round saw this scene only")
+    for number, done in enumerate(result["rounds"], 1):
+        told = done["report"]
+        console.print(
+            f"round {number}: {told['steps']} gradient steps on {told['own_episodes']} own episodes in "
+            f"{told['duration_s']:.0f} s"
+        )
+    if not result["rounds"][0]["report"]["old_episodes"]:
+        console.print("no earlier episodes were mixed in (--data): the rounds saw this scene only")
