@@ -105,12 +105,13 @@ def main(options: Options) -> int:
                     for outcome in suite.run(fault, options.repeats):
                         outcomes[-1] = outcome
                     print(f"[{index}/{len(faults)}] {_line(outcome)}", flush=True)
-                    record(options.name, figures_of(outcomes, options, load_before, interrupted=True))
+                    unfinished = figures_of(outcomes, options, load_before, interrupted=True)
+                    record(options.name, _without(folder, unfinished))
         except KeyboardInterrupt:
             interrupted = True
     outcomes = [outcome for outcome in outcomes if outcome.trials or outcome.skipped]
     figures = figures_of(outcomes, options, load_before, interrupted)
-    path = record(options.name, figures)
+    path = record(options.name, _without(folder, figures))
     Console(width=None if sys.stdout.isatty() else 160).print(table(outcomes))
     print(f"{figures['passed']} passed, {figures['failed']} failed, {figures['skipped']} skipped; raw data in {path}")
     if interrupted:
@@ -128,6 +129,12 @@ def _line(outcome: Outcome) -> str:
     late = f", {outcome.late} late (limit {outcome.fault.limit_ms:g} ms)" if outcome.late else ""
     problems = f": {'; '.join(outcome.problems)}" if outcome.problems else ""
     return f"{name}: {'pass' if outcome.passed else 'FAIL'}{times}{late}{busy}{problems}"
+
+
+def _without(folder: Path, figures: dict[str, Any]) -> dict[str, Any]:
+    """Figures whose texts name the run's folder FOLDER: another run has another one."""
+    named: dict[str, Any] = json.loads(json.dumps(figures).replace(str(folder), "FOLDER"))
+    return named
 
 
 def _ms(value: float | None) -> str:
