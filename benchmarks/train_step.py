@@ -29,9 +29,12 @@ class Options:
     """What is measured."""
 
     sizes: tuple[str, ...] = ("cpu", "small")
-    """cpu: the preset; small and paper: the sizes compared with other implementations."""
+    """cpu: the preset; small and paper: the sizes compared with other implementations; paper-128: the latter with
+    rollouts from 128 states of a batch instead of all.
+    """
     updates: int = 10
-    """Updates of each size, after two that warm up."""
+    """Updates of each size, after those that warm up."""
+    warm_up: int = 2
     threads: int = 1
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     child: bool = False
@@ -53,9 +56,11 @@ def sized(size: str) -> tuple[Config, int, int]:
         # rollouts are imagined, as the compared ones do
         critic = replace(cpu.critic, imagined_weight=0.25)
         return replace(cpu, space=replace(cpu.space, cameras=2), world_model=model, critic=critic), 16, 32
-    if size == "paper":
-        return replace(paper, space=replace(paper.space, cameras=2)), 16, 64
-    raise SystemExit(f"train_step: unknown size {size!r}; known: cpu, small, paper")
+    if size in ("paper", "paper-128"):
+        starts = paper.critic.imagined_batch if size == "paper" else 128
+        critic = replace(paper.critic, imagined_batch=starts)
+        return replace(paper, space=replace(paper.space, cameras=2), critic=critic), 16, 64
+    raise SystemExit(f"train_step: unknown size {size!r}; known: cpu, small, paper, paper-128")
 
 
 def measure(size: str, options: Options) -> dict[str, Any]:
@@ -76,7 +81,7 @@ def measure(size: str, options: Options) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, frames, frames, Path(folder), quiet=True)
         times = []
-        for _ in range(options.updates + 2):
+        for _ in range(options.warm_up + options.updates):
             start = time.perf_counter()
             trainer.joint_step()
             times.append(time.perf_counter() - start)
@@ -86,8 +91,8 @@ def measure(size: str, options: Options) -> dict[str, Any]:
         "length": length,
         "cameras": config.space.cameras,
         "parameters": parameters,
-        "seconds": times[2:],
-        "median_s": float(np.median(times[2:])),
+        "seconds": times[options.warm_up :],
+        "median_s": float(np.median(times[options.warm_up :])),
         "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }
 
@@ -100,13 +105,14 @@ def main(options: Options) -> None:
         return
     sizes: dict[str, Any] = {}
     for size in options.sizes:
-        arguments = ["--sizes", size, "--updates", str(options.updates), "--threads", str(options.threads)]
-        command = [sys.executable, __file__, *arguments, "--precision", options.precision, "--child"]
+        counts = {"updates": options.updates, "warm-up": options.warm_up, "threads": options.threads}
+        arguments = [text for name, count in counts.items() for text in (f"--{name}", str(count))]
+        command = [sys.executable, __file__, "--sizes", size, *arguments, "--precision", options.precision, "--child"]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         sizes[size] = json.loads(done.stdout)
         found = sizes[size]
         print(f"{size}: {found['median_s']:.3f} s an update, {found['peak_memory_gb']:.2f} GB", flush=True)
-    settings = {k: v for k, v in asdict(options).items() if k in ("updates", "threads", "precision")}
+    settings = {k: v for k, v in asdict(options).items() if k in ("updates", "warm_up", "threads", "precision")}
     print(f"written to {record(options.name, {**settings, 'sizes': sizes})}")
 
 
