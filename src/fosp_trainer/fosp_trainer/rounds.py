@@ -203,7 +203,7 @@ def run_round(order: Order, on_step: OnStep = lambda _: True, replay: Replay | N
                 parity_error=parity_error(agent, bundle, own),
                 own=None if own_held is None else gate.read(current, bundle, own_held, discount),
                 old=None if old_held is None else gate.read(current, bundle, old_held, discount),
-                labels=gate.read_labels(current, frames),
+                labels=gate.read_labels(current, frames, agent),
                 step_ms=gate.time_steps(current, bundle, own),
                 violated=paired.result(),
             )

@@ -141,6 +141,13 @@ def test_costs_moved_to_the_episodes_without_any_refuse() -> None:
     assert [c.name for c in verdict.checks if not c.passed] == ["labels"]
 
 
+def test_costs_near_things_do_not_contradict_a_model_that_saw_no_risk_there() -> None:
+    unforeseen = dataclasses.replace(LABELS, state_risk=1.0 - LABELS.state_risk)
+    assert not refused(labels=unforeseen).promoted
+    assert refused(labels=dataclasses.replace(unforeseen, nearness=LABELS.state_risk)).promoted
+    assert not refused(labels=dataclasses.replace(unforeseen, nearness=1.0 - LABELS.state_risk)).promoted
+
+
 def test_episodes_without_any_cost_are_no_contradiction() -> None:
     quiet = dataclasses.replace(LABELS, costly=np.zeros_like(LABELS.costly))
     assert refused(labels=quiet).promoted
@@ -187,6 +194,6 @@ def test_labels_and_times_are_taken_from_every_frame_and_both_models(tmp_path: P
     current, new = make_bundle(tmp_path / "current"), make_bundle(tmp_path / "new")
     told = gate.read_labels(current, frames)
     assert told.episodes == 2 and told.state_risk.shape == (10,)
-    assert np.array_equal(told.costly, frames.cost > 0)
+    assert np.array_equal(told.costly, frames.cost > 0) and told.nearness is None
     times = gate.time_steps(current, new, frames, count=12)
     assert times.shape == (12, 2) and (times > 0).all()
