@@ -480,6 +480,10 @@ class FineTuneConfig:
     """Share of every batch from the new episodes, where there are old ones to mix in. Where the world has changed, old
     episodes say otherwise than new ones.
     """
+    eager_from: float = 0.2
+    """Share of violating episodes among the new ones from which on ``own_share`` and the rates of critics and pi_on hold
+    in full. With fewer there is less to learn and as much to forget: they sink to half where none violated.
+    """
     replay_episodes: int = 240
     """Old episodes that are mixed in at most. They hold the violations that own ones lack; all are encoded in every
     round.
@@ -492,7 +496,9 @@ class FineTuneConfig:
     actor_rate: float = 2e-4
 
     def __post_init__(self) -> None:
-        _positive(self, "steps", "batch", "replay_episodes", "world_model_rate", "critic_rate", "actor_rate")
+        _positive(
+            self, "steps", "batch", "replay_episodes", "world_model_rate", "critic_rate", "actor_rate", "eager_from"
+        )
         _non_negative(self, "world_model_updates", "critic_updates", "actor_updates", "imagined_batch")
         _fraction(self, "own_share")
         _require(0.0 <= self.held_out < 1.0, "FineTuneConfig.held_out", self.held_out, "in [0, 1)")

@@ -56,6 +56,8 @@ class Report:
     own_episodes: int
     old_episodes: int
     """0 when there was nothing to mix in: the round then saw the new scene only."""
+    eagerness: float = 1.0
+    """What ``FineTuneConfig.own_share`` and its rates were multiplied by."""
     duration_s: float = 0.0
     losses: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     """By stage and name, the first and the last value."""
@@ -70,6 +72,12 @@ def without_labels(frames: Frames) -> Frames:
     """The same episodes without positions of goal and obstacles, which only a simulation knows."""
     unknown = {name: np.full_like(getattr(frames, name), np.nan) for name in ("goal", "obstacles")}
     return dataclasses.replace(frames, **unknown)
+
+
+def eagerness(own: Frames, config: FineTuneConfig) -> float:
+    """How much there is to learn of own episodes, in [1/2, 1]; see ``FineTuneConfig.eager_from``."""
+    violating = len(np.unique(own.episode_of[own.cost > 0])) / own.episodes
+    return 0.5 + 0.5 * min(1.0, violating / config.eager_from)
 
 
 def fine_tune(
@@ -124,11 +132,18 @@ class _Round:
         seed: int,
         on_step: Callable[[Progress], bool],
     ) -> None:
-        self.agent, self.config, self.on_step = agent, config, on_step
+        eager = eagerness(own, config)
+        self.agent, self.on_step = agent, on_step
+        self.config = dataclasses.replace(
+            config,
+            own_share=eager * config.own_share,
+            critic_rate=eager * config.critic_rate,
+            actor_rate=eager * config.actor_rate,
+        )
         self.rng = np.random.default_rng(seed)
         self.own = own
         self.old = None if old is None else old.frames
-        self.report = Report(config.steps, seed, own.episodes, self.old.episodes if self.old else 0)
+        self.report = Report(config.steps, seed, own.episodes, self.old.episodes if self.old else 0, eager)
         self.started = time.monotonic()
         self.spent: dict[str, float] = {}
         model = agent.world_model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ from fosp_trainer import config as configuration
 from fosp_trainer.agent import Agent
 from fosp_trainer.data import DataError
 from fosp_trainer.errors import UserError
-from fosp_trainer.fine_tune import STAGES, Cancelled, Progress, fine_tune
+from fosp_trainer.fine_tune import STAGES, Cancelled, Progress, eagerness, fine_tune
 from fosp_trainer.replay import Replay
 from fosp_trainer.testing import random_episodes
 
@@ -54,6 +55,16 @@ def test_offline_policy_stays_bit_identical_while_all_else_learns(old: Replay | 
     assert report.own_episodes == 3
     assert report.old_episodes == (6 if old else 0)
     assert ("no old ones" in report.note()) == (old is None)
+
+
+@pytest.mark.parametrize(("violating", "expected"), [(0, 0.5), (1, 0.75), (2, 1.0), (6, 1.0)])
+def test_the_fewer_own_episodes_violated_the_gentler_is_the_round(violating: int, expected: float) -> None:
+    own = random_episodes(10, seed=3)
+    cost = np.where(own.episode_of < violating, 1.0, 0.0).astype(np.float32)
+    own = dataclasses.replace(own, cost=cost)
+    assert eagerness(own, configuration.preset("debug").fine_tune) == pytest.approx(expected)
+    report = fine_tune(make_agent(), own, OLD)
+    assert report.eagerness == pytest.approx(expected)
 
 
 def test_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
