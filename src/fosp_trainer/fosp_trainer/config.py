@@ -481,8 +481,8 @@ class FineTuneConfig:
     episodes say otherwise than new ones.
     """
     eager_from: float = 0.2
-    """Share of violating episodes among the new ones from which on ``own_share`` and the rates of critics and pi_on hold
-    in full. With fewer there is less to learn and as much to forget: they sink to half where none violated.
+    """Share of violating episodes among the new ones from which on ``own_share`` and the rates of critics and pi_on
+    hold in full. With fewer there is less to learn and as much to forget: they sink to half where none violated.
     """
     replay_episodes: int = 240
     """Old episodes that are mixed in at most. They hold the violations that own ones lack; all are encoded in every
