@@ -85,14 +85,15 @@ def measure(size: str, options: Options) -> dict[str, Any]:
             start = time.perf_counter()
             trainer.joint_step()
             times.append(time.perf_counter() - start)
+    warm = times[options.warm_up :]
     parameters = sum(p.numel() for p in trainer.agent.parameters())
     return {
         "batch": batch,
         "length": length,
         "cameras": config.space.cameras,
         "parameters": parameters,
-        "seconds": times[options.warm_up :],
-        "median_s": float(np.median(times[options.warm_up :])),
+        "seconds": warm,
+        "median_s": float(np.median(warm)),
         "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }
 

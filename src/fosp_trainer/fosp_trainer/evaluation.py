@@ -226,6 +226,11 @@ def summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**summary, "records": records}
 
 
+def without_records(summary: dict[str, Any]) -> dict[str, Any]:
+    """What ``summarize`` gives, but for the records."""
+    return {name: value for name, value in summary.items() if name != "records"}
+
+
 def evaluate(
     bundle: Path | str,
     scene: str = "standard",

@@ -17,7 +17,7 @@ from fosp_core.episode import Episode
 from fosp_trainer.config import FineTuneConfig
 from fosp_trainer.data import Frames, from_episodes
 from fosp_trainer.errors import UserError
-from fosp_trainer.evaluation import Drive, evaluate, kept_episodes, summarize
+from fosp_trainer.evaluation import Drive, evaluate, kept_episodes, summarize, without_records
 from fosp_trainer.export import export_bundle, load_agent
 from fosp_trainer.fine_tune import Progress, Report, fine_tune
 from fosp_trainer.progress import bar
@@ -161,8 +161,8 @@ def few_shot(
                 target = output
             current, report = tune_bundle(current, from_episodes(known), old, target, settings, seed, quiet)
             fine_tuned = measure(current.path)
-            rates = {name: value for name, value in fine_tuned.items() if name != "records"}
-            done.append({"explored": explored, "report": dataclasses.asdict(report), "evaluated": rates})
+            evaluated = without_records(fine_tuned)
+            done.append({"explored": explored, "report": dataclasses.asdict(report), "evaluated": evaluated})
     return {
         "scene": scene, "seed": seed, "model_id": source.id, "monitor": monitor,
         "settings": dataclasses.asdict(settings), "rounds": done,

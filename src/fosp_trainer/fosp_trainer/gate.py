@@ -193,21 +193,25 @@ def read_labels(current: Bundle, frames: Frames, agent: Agent | None = None) -> 
     """
     runtime = PolicyRuntime(current)
     risk = np.empty(frames.count)
-    nearness = None if agent is None or agent.world_model.reader is None else np.empty(frames.count)
+    states = np.empty((frames.count, current.manifest.deter_size), np.float32)
     for i in range(frames.count):
         previous = np.zeros_like(frames.action[i]) if frames.is_first[i] else frames.action[i - 1]
         seen = runtime.step(frames.image[i], frames.proprio[i], previous, bool(frames.is_first[i]))
         risk[i] = seen.state_violation_probability
-        if agent is not None and nearness is not None:
-            nearness[i] = _nearness(agent, runtime.state[0], frames.proprio[i])
+        states[i], _ = runtime.state
+    nearness = None if agent is None else _nearness(agent, states, frames.proprio)
     return Labels(frames.episode_of, frames.cost > 0, risk, nearness)
 
 
 @torch.no_grad()
-def _nearness(agent: Agent, deter: NDArray[np.float32], tool: NDArray[np.float32]) -> float:
-    """How near obstacles a hand at ``tool`` (3,) is on the map of a state (D + M,)."""
-    _, table = split_deter(agent, torch.from_numpy(deter)[None])
-    return float(agent.world_model.geometry.view(table, torch.from_numpy(tool)[None])[0, 0])
+def _nearness(agent: Agent, deter: NDArray[np.float32], tool: NDArray[np.float32]) -> Array | None:
+    """How near obstacles (N,) hands at ``tool`` (N, 3) are on the maps of states (N, D + M); None without a map."""
+    model = agent.world_model
+    if model.reader is None:
+        return None
+    _, table = split_deter(agent, torch.from_numpy(deter))
+    nearness: Array = model.geometry.view(table, torch.from_numpy(tool))[:, 0].double().numpy()
+    return nearness
 
 
 def time_steps(current: Bundle, new: Bundle, frames: Frames, count: int = TIMED_STEPS) -> Array:

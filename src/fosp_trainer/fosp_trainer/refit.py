@@ -17,7 +17,7 @@ from fosp_core.episode import Episode
 from fosp_trainer.agent import Agent
 from fosp_trainer.config import OptimizerConfig, RefitConfig
 from fosp_trainer.data import Frames
-from fosp_trainer.evaluation import Drive, kept_episodes, summarize
+from fosp_trainer.evaluation import Drive, kept_episodes, summarize, without_records
 from fosp_trainer.nets import Optimizer
 from fosp_trainer.pretrain import Latents, flips_of, merge
 
@@ -47,8 +47,7 @@ def own_episodes(
 ) -> tuple[list[Episode], dict[str, Any]]:
     """Run the plan. Returns the episodes in the order of their layouts, and the rates of each kind."""
     episodes, records = kept_episodes(plan(bundle, config, seed), workers, quiet, "own episodes")
-    rates = {kind: {k: v for k, v in summarize(rows).items() if k != "records"} for kind, rows in records.items()}
-    return episodes, rates
+    return episodes, {kind: without_records(summarize(rows)) for kind, rows in records.items()}
 
 
 def refit(
