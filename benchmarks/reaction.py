@@ -2,7 +2,8 @@
 
 The nodes are processes of their own; camera and robot are played by this script at 10 and 50 Hz. The model is the small
 test bundle, whose risk follows the brightness of the image; policy_step.py measures inference of a released one.
-``--trainer`` measures the same while a trainer makes updates on every core, at its own low priority.
+``--trainer`` measures the same while a trainer makes updates on every core, at its own low
+priority. All have the priorities that the graph gives them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ from recording import record
 from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import Trigger
 
+from fosp_bringup import graph
 from fosp_bringup.domain import free_domain
+from fosp_bringup.lifetime import child_setup
+from fosp_bringup.priority import Priority
 from fosp_core.statistics import summarize_latency
 from fosp_core.task import ARM_JOINTS
 from fosp_core.testing import make_bundle
@@ -42,8 +46,6 @@ from fosp_ros.stamps import from_nanoseconds, to_nanoseconds
 from fosp_ros.testing import ABOVE_THE_TABLE, plain_image
 
 SAFE, DANGEROUS = plain_image(), plain_image(0.95, 0.95, 0.95)
-TRAINER_NICENESS = 10
-"""As the graph starts it."""
 READY_TIMEOUT_S = 60.0
 RESETS = 20
 """Times a reset is asked for; each refusal is followed by 0.3 s of healthy frames, and a second is enough."""
@@ -79,10 +81,12 @@ class World:
         model = {"models_root": str(models), "bundle": "safereach/test"}
         # the test bundle claims no bound
         parameters = {"policy_node": model, "safety_monitor": {**model, "require_calibration": "false"}, "arm_node": {}}
+        priorities = {spec.name: spec.priority for spec in graph.nodes(graph.Arguments())}
         self.processes = {
             name: subprocess.Popen(
                 [sys.executable, "-m", module, "--ros-args"]
-                + [word for key, value in parameters[name].items() for word in ("-p", f"{key}:={value}")]
+                + [word for key, value in parameters[name].items() for word in ("-p", f"{key}:={value}")],
+                preexec_fn=child_setup(signal.SIGKILL, priorities[name]),
             )
             for name, module in MODULES.items()
         }
@@ -205,7 +209,9 @@ def trainer() -> Iterator[None]:
     """Updates of every part of the model, without an end, as the trainer node makes them."""
     command = [sys.executable, str(Path(__file__).with_name("train_step.py")), "--child", "--sizes", "cpu"]
     command += ["--updates", str(10**9), "--threads", str(os.cpu_count() or 1)]
-    process = subprocess.Popen(["nice", "-n", str(TRAINER_NICENESS), *command], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, preexec_fn=child_setup(signal.SIGKILL, Priority.BACKGROUND)
+    )
     try:
         while processor_s(process.pid) < WARM_UP_S:
             if process.poll() is not None:

@@ -6,7 +6,7 @@ Pure data, read by the ROS launch file and by the embedded runner.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ import yaml
 from ament_index_python.packages import get_package_share_directory
 
 import fosp_description
+from fosp_bringup.priority import Priority
 from fosp_core.task import check_scene
 from fosp_ros import names
 
@@ -67,6 +68,10 @@ class Arguments:
     trainer: bool = field(default=False, metadata={"help": "fine-tune rounds while deployed; needs torch"})
     datasets: str = field(
         default="", metadata={"help": "with trainer: earlier Minari datasets to mix in, separated by ':'"}
+    )
+    realtime: bool = field(
+        default=True,
+        metadata={"help": "run the way from camera to command in real time (SCHED_RR), where the system allows it"},
     )
     rviz: bool = field(default=False, metadata={"help": "RViz with the operators' menu; needs RViz installed"})
     console: bool = field(default=False, metadata={"help": "operators' web page, on this host only"})
@@ -123,11 +128,8 @@ class NodeSpec:
     executable: str
     name: str
     parameters: Mapping[str, Any]
+    priority: Priority = Priority.NORMAL
     lifecycle: bool = False
-    nice: int = 0
-    """Added to the niceness: what the control loop can wait for yields to it."""
-    background: bool = False
-    """Whether it runs only while nothing else wants to."""
     role: str = "policy"
     """One of ``ROLES``."""
     respawn: bool = False
@@ -167,7 +169,11 @@ def nodes(arguments: Arguments) -> list[NodeSpec]:
         world.append(NodeSpec("fosp_sim", "task_evaluator", names.TASK_EVALUATOR, clock, role="robot"))
     if arguments.sim == "none" and arguments.camera:
         source = {"source": arguments.camera, **clock}
-        world.append(NodeSpec("fosp_camera", "camera_node", names.CAMERA_NODE, source, role="robot", respawn=True))
+        world.append(
+            NodeSpec(
+                "fosp_camera", "camera_node", names.CAMERA_NODE, source, Priority.CONTROL, role="robot", respawn=True
+            )
+        )
     arm = {
         "backend": "mink" if arguments.arm_backend == "ik" else arguments.arm_backend,
         "dry_run": arguments.dry_run,
@@ -177,13 +183,23 @@ def nodes(arguments: Arguments) -> list[NodeSpec]:
     waits_s = {"none": OPERATOR_WAIT_S, "gazebo": GAZEBO_WAIT_S}
     patience = {"ready_timeout_s": waits_s[arguments.sim]} if arguments.sim in waits_s else {}
     records = str(Path(arguments.records_root).expanduser().absolute())
-    return [
+    specs = [
         *world,
         *([_servo(clock)] if arguments.arm_backend == "servo" else []),
-        NodeSpec("fosp_arm", "arm_node", names.ARM_NODE, arm, role="robot"),
+        NodeSpec("fosp_arm", "arm_node", names.ARM_NODE, arm, Priority.SAFETY, role="robot"),
         *([_homing(arguments, clock)] if arguments.sim == "none" or arguments.rviz or arguments.console else []),
-        NodeSpec("fosp_safety_monitor", "safety_monitor", names.SAFETY_MONITOR, monitor, lifecycle=True),
-        NodeSpec("fosp_policy_node", "policy_node", names.POLICY_NODE, models, lifecycle=True, respawn=True),
+        NodeSpec(
+            "fosp_safety_monitor", "safety_monitor", names.SAFETY_MONITOR, monitor, Priority.SAFETY, lifecycle=True
+        ),
+        NodeSpec(
+            "fosp_policy_node",
+            "policy_node",
+            names.POLICY_NODE,
+            models,
+            Priority.CONTROL,
+            lifecycle=True,
+            respawn=True,
+        ),
         NodeSpec(
             "fosp_episodes",
             "episode_node",
@@ -195,12 +211,15 @@ def nodes(arguments: Arguments) -> list[NodeSpec]:
                 **patience,
                 **clock,
             },
-            nice=5,
+            priority=Priority.RELAXED,
             respawn=True,
         ),
         *([_trainer(arguments, records)] if arguments.trainer else []),
         *_operators(arguments),
     ]
+    if arguments.realtime:
+        return specs
+    return [replace(spec, priority=Priority.NORMAL) if spec.priority.realtime else spec for spec in specs]
 
 
 def _trainer(arguments: Arguments, records: str) -> NodeSpec:
@@ -221,8 +240,7 @@ def _trainer(arguments: Arguments, records: str) -> NodeSpec:
         names.TRAINER_NODE,
         parameters,
         lifecycle=True,
-        nice=10,
-        background=True,
+        priority=Priority.BACKGROUND,
         respawn=True,
     )
 
@@ -243,7 +261,9 @@ def _servo(clock: Mapping[str, Any]) -> NodeSpec:
         "robot_description_semantic": fosp_description.srdf_path().read_text(encoding="utf-8"),
         **clock,
     }
-    return NodeSpec("moveit_servo", "servo_node", names.SERVO_NODE, parameters, role="robot", respawn=True)
+    return NodeSpec(
+        "moveit_servo", "servo_node", names.SERVO_NODE, parameters, Priority.CONTROL, role="robot", respawn=True
+    )
 
 
 def _gazebo(arguments: Arguments) -> list[NodeSpec]:
@@ -279,7 +299,7 @@ def _operators(arguments: Arguments) -> list[NodeSpec]:
         "scene": arguments.scene,
         "use_sim_time": arguments.simulated_clock,
     }
-    common: dict[str, Any] = {"nice": 5, "role": "operators", "respawn": True}
+    common: dict[str, Any] = {"priority": Priority.RELAXED, "role": "operators", "respawn": True}
     specs: list[NodeSpec] = []
     if arguments.rviz:
         description = {"robot_description": fosp_description.urdf_path().read_text(encoding="utf-8")}
@@ -295,7 +315,7 @@ def _operators(arguments: Arguments) -> list[NodeSpec]:
         specs = [
             NodeSpec("fosp_bringup", "rviz_node", names.RVIZ_NODE, own, **common),
             *([] if arguments.sim == "gazebo" else [publisher]),
-            NodeSpec("rviz2", "rviz2", "rviz2", clock, nice=5, role="operators", arguments=config),
+            NodeSpec("rviz2", "rviz2", "rviz2", clock, priority=Priority.RELAXED, role="operators", arguments=config),
         ]
     if arguments.console:
         port = {"port": arguments.console_port}

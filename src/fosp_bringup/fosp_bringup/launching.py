@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 import shutil
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -23,7 +22,7 @@ from launch_ros.events.lifecycle import ChangeState
 from launch_ros.parameter_descriptions import ParameterValue
 from lifecycle_msgs.msg import Transition
 
-from fosp_bringup import graph, runner, security
+from fosp_bringup import graph, priority, runner, security
 from fosp_bringup.graph import Arguments, GraphError, NodeSpec
 from fosp_ros import names
 from fosp_ros.runner import EXIT_CONFIGURATION
@@ -98,16 +97,16 @@ def _entities(context: LaunchContext, roles: Sequence[str]) -> list[LaunchDescri
                 )
             )
         )
-    return [*handlers, *actions.values()]
+    told: list[LaunchDescriptionEntity] = []
+    if arguments.realtime and "policy" in roles and not priority.realtime_allowed():
+        told = [LogInfo(msg=priority.NO_REALTIME)]
+    return [*told, *handlers, *actions.values()]
 
 
 def _action(spec: NodeSpec, arguments: Arguments) -> Node:
     # The kernel ends the node with the launcher, however that dies; a node told to end leaves the arm holding.
     prefix = ["setpriv --pdeathsig TERM --"] if shutil.which("setpriv") else []
-    if spec.nice:
-        prefix.append(f"nice -n {spec.nice}")
-    if spec.background and _may_idle():
-        prefix.append("chrt --idle 0")
+    prefix += priority.prefix(spec.priority)
     # Texts stay texts: launch may read "2024", or XML with a colon, as YAML.
     parameters = {
         name: ParameterValue(value, value_type=str) if isinstance(value, str) else value
@@ -138,13 +137,6 @@ def _action(spec: NodeSpec, arguments: Arguments) -> Node:
     if _managed(spec):
         return LifecycleNode(**options, parameters=[{**parameters, "autostart": False}, *overriding])
     return Node(**options, parameters=[parameters, *overriding])
-
-
-def _may_idle() -> bool:
-    """Whether a process may enter Linux's idle class here; a sandbox may forbid it."""
-    if shutil.which("chrt") is None:
-        return False
-    return subprocess.run(["chrt", "--idle", "0", "true"], capture_output=True, check=False).returncode == 0
 
 
 def _managed(spec: NodeSpec) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import signal
 import sys
 from collections.abc import Callable
 from typing import Final
+
+from fosp_bringup.priority import Priority, claim
 
 _PR_SET_PDEATHSIG: Final = 1
 # Loaded here: between fork and exec nothing may be imported or allocated that a lock could guard.
@@ -29,19 +30,12 @@ def die_with_parent(parent: int, number: signal.Signals) -> None:
         os.kill(os.getpid(), number)
 
 
-def child_setup(number: signal.Signals, nice: int = 0, background: bool = False) -> Callable[[], None]:
-    """A ``preexec_fn`` that ties a child to the process that calls this, and sets its niceness. In the ``background``
-    it runs only while nothing else wants to, and whatever wakes up takes its place at once (Linux).
-    """
+def child_setup(number: signal.Signals, priority: Priority = Priority.NORMAL) -> Callable[[], None]:
+    """A ``preexec_fn`` that ties a child to the process that calls this, and gives it a priority."""
     parent = os.getpid()
 
     def setup() -> None:
         die_with_parent(parent, number)
-        if nice:
-            os.nice(nice)
-        if background and sys.platform == "linux":
-            # Where a sandbox forbids it, niceness has to do.
-            with contextlib.suppress(OSError):
-                os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        claim(priority)
 
     return setup

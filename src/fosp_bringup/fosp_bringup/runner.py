@@ -29,6 +29,7 @@ from honcho.process import Popen, Process
 from fosp_bringup import domain, graph, workspace
 from fosp_bringup.graph import Arguments, GraphError, NodeSpec
 from fosp_bringup.lifetime import child_setup, die_with_parent
+from fosp_bringup.priority import NO_REALTIME, Priority, realtime_allowed
 from fosp_core.bundle import BundleError, load_bundle, newest, resolve
 
 PROCESS_FILE: Final = "processes.json"
@@ -44,15 +45,14 @@ class GraphProcess(Process):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.nice = 0
-        self.background = False
+        self.priority = Priority.NORMAL
 
     def run(self, events: Any = None, ignore_signals: bool = False) -> None:
         """Start the node and relay its output until it ends."""
         signal.signal(signal.SIGHUP, self._on_runner_death)
         parent = multiprocessing.parent_process()
         die_with_parent(os.getppid() if parent is None else parent.pid or 0, signal.SIGHUP)
-        setup = child_setup(signal.SIGKILL, self.nice, self.background)
+        setup = child_setup(signal.SIGKILL, self.priority)
         # A group of its own for signals, but no session: where Linux schedules by session (sched_autogroup), niceness
         # says nothing between sessions.
         self._child_ctor = partial(Popen, shell=False, preexec_fn=setup, start_new_session=False, process_group=0)
@@ -102,11 +102,10 @@ class GraphManager(Manager):
         self.events: Any = _Events(self.events, self._on_event)
 
     def add_node(
-        self, name: str, command: Sequence[str], env: Mapping[str, str], nice: int = 0, background: bool = False
+        self, name: str, command: Sequence[str], env: Mapping[str, str], priority: Priority = Priority.NORMAL
     ) -> None:
         """Add a process; it starts with ``loop``."""
-        process = self.add_process(name, list(command), env=dict(env))
-        process.nice, process.background = nice, background
+        self.add_process(name, list(command), env=dict(env)).priority = priority
 
     def terminate(self) -> None:
         """Ask every process to end."""
@@ -263,9 +262,11 @@ def run(
     rules = [part for rule in remap for part in ("-r", rule)]
     for spec in specs:
         ros_args = ["--ros-args", "-r", f"__node:={spec.name}", "--params-file", str(parameters), *rules]
-        manager.add_node(spec.name, [str(programs[spec.name]), *ros_args], env, spec.nice, spec.background)
+        manager.add_node(spec.name, [str(programs[spec.name]), *ros_args], env, spec.priority)
     waiter = [sys.executable, "-m", "fosp_bringup.discovery", "wait", *graph.services(arguments)]
-    manager.add_node(READY, waiter, env, nice=5)
+    manager.add_node(READY, waiter, env, Priority.RELAXED)
+    if arguments.realtime and not realtime_allowed():
+        print(NO_REALTIME, file=output, flush=True)
     manager.loop()
     code = int(manager.returncode or 0)
     return 0 if code in (128 + signal.SIGINT, 128 + signal.SIGTERM) else abs(code)
@@ -291,6 +292,8 @@ class Options:
     """Refuse models whose thresholds carry no bound on missed violations, as after a fine-tune round."""
     record_overview: bool = True
     """Record the overview camera too."""
+    realtime: bool = True
+    """Run the way from camera to command in real time, where the system allows it."""
     trainer: bool = False
     """Fine-tune rounds while deployed; needs torch."""
     datasets: str = ""
@@ -320,6 +323,7 @@ def main() -> None:
             use_sim_time=options.use_sim_time,
             require_calibration=options.require_calibration,
             record_overview=options.record_overview,
+            realtime=options.realtime,
             trainer=options.trainer,
             datasets=options.datasets,
         )

@@ -20,6 +20,7 @@ from fosp_bringup.graph import (
     remappings,
     services,
 )
+from fosp_bringup.priority import Priority
 from fosp_core.task import ARM_JOINTS
 from fosp_ros import names
 
@@ -62,12 +63,21 @@ def test_gazebo_takes_the_place_of_the_simulation_and_gives_the_time() -> None:
 def test_trainer_is_an_option_that_yields_and_has_no_simulation_to_ask_on_a_real_robot() -> None:
     assert "trainer_node" not in names_of(Arguments())
     simulated = next(s for s in nodes(Arguments(trainer=True, datasets="a:/b")) if s.name == "trainer_node")
-    assert simulated.nice > max(s.nice for s in nodes(Arguments()))
-    assert simulated.background and not any(s.background for s in nodes(Arguments()))
+    assert simulated.priority is Priority.BACKGROUND
+    assert not any(s.priority is Priority.BACKGROUND for s in nodes(Arguments()))
     assert simulated.parameters["datasets"] == f"{Path('a').absolute()}:/b"
     assert "paired_episodes" not in simulated.parameters
     real = next(s for s in nodes(Arguments(sim="none", trainer=True)) if s.name == "trainer_node")
     assert real.parameters["paired_episodes"] == 0
+
+
+def test_what_consents_and_holds_comes_before_what_decides_and_that_before_the_rest() -> None:
+    ranks = {spec.name: spec.priority.realtime for spec in nodes(Arguments(sim="none", camera="0", trainer=True))}
+    first = ranks[names.SAFETY_MONITOR]
+    assert ranks[names.ARM_NODE] == first > ranks[names.POLICY_NODE] > 0
+    rest = set(ranks) - {names.SAFETY_MONITOR, names.ARM_NODE, names.POLICY_NODE, names.CAMERA_NODE}
+    assert not any(ranks[name] for name in rest)
+    assert not any(spec.priority.realtime for spec in nodes(Arguments(realtime=False)))
 
 
 def test_robot_description_has_one_publisher_with_rviz_and_gazebo() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from fosp_bringup import runner
 from fosp_bringup.graph import Arguments, GraphError, NodeSpec
+from fosp_bringup.priority import Priority, realtime_allowed
 from fosp_core.testing import make_bundle
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(600)"
@@ -23,12 +24,13 @@ STUBBORN = (
 SUPERVISOR = """
 import multiprocessing, os, sys
 from pathlib import Path
+from fosp_bringup.priority import Priority
 from fosp_bringup.runner import GraphManager, LogPrinter
 multiprocessing.set_start_method("fork")
 folder = Path(sys.argv[1])
 manager = GraphManager(LogPrinter(folder, sys.stdout), folder / "processes.json", sys.argv[2] == "stop")
-for index, program in enumerate(sys.argv[3:]):
-    manager.add_node(f"node{index}", [sys.executable, "-c", program], os.environ, nice=index, background=index == 2)
+for index, (program, priority) in enumerate(zip(sys.argv[3:], Priority)):
+    manager.add_node(f"node{index}", [sys.executable, "-c", program], os.environ, priority)
 manager.loop()
 """
 
@@ -106,12 +108,14 @@ def test_no_process_outlives_a_killed_runner(supervise: Supervise, tmp_path: Pat
 
 
 def test_priorities_count_among_all_nodes(supervise: Supervise, tmp_path: Path) -> None:
-    process = supervise(SLEEPER, SLEEPER, SLEEPER)
-    nodes = pids(tmp_path, 3)
+    process = supervise(*[SLEEPER] * len(Priority))
+    nodes = pids(tmp_path, len(Priority))
     # Linux may schedule by session, and then niceness orders processes of one session only.
     assert {os.getsid(pid) for pid in nodes} == {process.pid}
-    assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in nodes] == [0, 1, 2]
-    assert [os.sched_getscheduler(pid) for pid in nodes] == [os.SCHED_OTHER, os.SCHED_OTHER, os.SCHED_IDLE]
+    assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in nodes] == [p.niceness for p in Priority]
+    real = os.SCHED_RR if realtime_allowed() else os.SCHED_OTHER
+    classes = [real, real, os.SCHED_OTHER, os.SCHED_OTHER, os.SCHED_IDLE]
+    assert [os.sched_getscheduler(pid) for pid in nodes] == classes
 
 
 def test_death_of_a_node_is_said_by_name_and_stops_the_graph(supervise: Supervise, tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from fosp_bringup.faults.relay import Relay, Spoil
 from fosp_bringup.faults.rig import CLOCK, MODEL, MOVING_SPEED, SENSELESS_MODEL, Rig, RigError
 from fosp_bringup.faults.trial import COMMAND_GAP_S, Fault, Trial, Trigger, bring_back, command_gap_ms, holding
 from fosp_bringup.lifetime import child_setup
+from fosp_bringup.priority import Priority
 from fosp_core.safety import SafetyState
 from fosp_core.task import ARM_JOINTS
 from fosp_core.testing import make_bundle
@@ -727,7 +728,7 @@ while True:
 """Matrix products without an end, as many threads as they like."""
 
 
-def _starved(program: str, background: bool = False) -> Callable[[Rig], Trial]:
+def _starved(program: str, priority: Priority = Priority.NORMAL) -> Callable[[Rig], Trial]:
     """Twice as many busy processes as cores. The arm may hold; it may not follow an old command."""
 
     def run(rig: Rig) -> Trial:
@@ -735,7 +736,7 @@ def _starved(program: str, background: bool = False) -> Callable[[Rig], Trial]:
         rig.begin()
         at = time.monotonic()
         count = 2 * (os.cpu_count() or 1)
-        setup = child_setup(signal.SIGKILL, background=background)
+        setup = child_setup(signal.SIGKILL, priority)
         command = [sys.executable, "-c", program]
         busy = [subprocess.Popen(command, start_new_session=True, preexec_fn=setup) for _ in range(count)]
         try:
@@ -887,7 +888,7 @@ OTHERS: Final = (
         "trainer_starves",
         "matrix products in the background as the trainer's, twice as many as cores",
         "moves on fresh frames only",
-        _starved(_GRADIENTS, background=True),
+        _starved(_GRADIENTS, Priority.BACKGROUND),
     ),
     Fault(
         "reachability_nan",
