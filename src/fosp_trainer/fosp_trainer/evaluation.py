@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fosp_core import task
 from fosp_core.bundle import load_bundle
@@ -47,6 +48,10 @@ class Drive:
     """Whether the first violation ends the episode."""
     planner: bool = False
     """Whether actions are planned at decision time, on the bundle's weights, instead of taken from its actors."""
+    reach_discount: float = 0.0
+    """Where > 0, records hold ``risk_error``, the mean squared error of p(s, a) of the candidates that were chosen
+    against the reach of a violation that is discounted so.
+    """
 
 
 Result = tuple[dict[str, Any], Episode | None]
@@ -63,9 +68,11 @@ def run_episode(env: Any, pilot: Pilot | PlanningPilot, drive: Drive, seed: int)
     verdicts: Counter[str] = Counter()
     halt: list[str] = []
     trace: dict[str, list[float]] = {"risk": [], "least_risk": [], "surprise": [], "cost": []}
+    expected: list[float] = []
     ended = False
     while not ended:
         steered = pilot.act(observation["image"], observation["proprio"])
+        expected.append(float(steered.output.violation_probability[steered.selection.chosen]))
         verdicts[steered.verdict.name.lower()] += 1
         worst = max(worst, steered.risk)
         if steered.halted:
@@ -93,7 +100,20 @@ def run_episode(env: Any, pilot: Pilot | PlanningPilot, drive: Drive, seed: int)
         "replaced": verdicts["replaced"],
         **({"trace": trace} if drive.trace else {}),
     }
+    if drive.reach_discount > 0:
+        happened = discounted_reach(trace["cost"], drive.reach_discount)
+        record["risk_error"] = float(np.mean((np.asarray(expected) - happened) ** 2))
     return record, builder.build() if drive.keep else None
+
+
+def discounted_reach(costs: Sequence[float] | NDArray[np.floating], discount: float) -> NDArray[np.float64]:
+    """(N,) for each of an episode's N steps ``discount`` to the number of steps from its own to the next one with a
+    cost, 0 where none follows: what p(s, a) of the step estimates (RESPO, Ganai et al. 2023). ``costs`` (N,).
+    """
+    reach, ahead = np.zeros(len(costs)), 0.0
+    for i in range(len(costs) - 1, -1, -1):
+        reach[i] = ahead = 1.0 if costs[i] > 0 else discount * ahead
+    return reach
 
 
 def _register_environments() -> None:

@@ -23,6 +23,7 @@ from fosp_core.runtime import PolicyRuntime
 from fosp_core.selector import Mode, Selector
 from fosp_trainer.agent import Agent
 from fosp_trainer.data import Frames
+from fosp_trainer.evaluation import discounted_reach
 from fosp_trainer.export import split_deter
 
 Array = NDArray[np.float64]
@@ -142,19 +143,8 @@ class Evidence:
     """(K, 2) times of single policy steps, current and new taken in turn."""
     violated: Sequence[tuple[bool, bool]] = field(default_factory=tuple)
     """Whether episodes of the same layouts violated under the current and under the new bundle."""
-
-
-def discounted_reach(frames: Frames, discount: float) -> Array:
-    """(N,) for each frame ``discount`` to the number of steps until the first cost after the next frame, 0 where none
-    follows: what p(s, a) of the recorded action estimates (RESPO, Ganai et al. 2023).
-    """
-    reach = np.zeros(frames.count)
-    for start, length in zip(frames.starts.tolist(), frames.lengths.tolist(), strict=True):
-        ahead = 0.0
-        for i in range(start + length - 2, start - 1, -1):
-            ahead = 1.0 if frames.cost[i + 1] > 0 else discount * ahead
-            reach[i] = ahead
-    return reach
+    risk_errors: Array | None = None
+    """(E, 2) mean squared error of the violation probability in those episodes, of the current and of the new one."""
 
 
 def read(current: Bundle, new: Bundle, frames: Frames, discount: float) -> Reading:
@@ -167,21 +157,22 @@ def read(current: Bundle, new: Bundle, frames: Frames, discount: float) -> Readi
     for runtime in runtimes:
         runtime.warm_up()
     selectors = [_greedy(bundle) for bundle in (current, new)]
-    rows: dict[str, list[Any]] = {name: [] for name in ("episode", "frame", "action_risk", "choice_difference")}
+    rows: dict[str, list[Any]] = {name: [] for name in ("episode", "action_risk", "choice_difference")}
+    happened = []
     for episode, (start, length) in enumerate(zip(frames.starts.tolist(), frames.lengths.tolist(), strict=True)):
+        # the cost of a step comes with the frame that it leads to
+        happened.append(discounted_reach(frames.cost[start + 1 : start + length], discount))
         for i in range(start, start + length - 1):
             previous = np.zeros_like(frames.action[i]) if i == start else frames.action[i - 1]
             outputs = [runtime.step(frames.image[i], frames.proprio[i], previous, i == start) for runtime in runtimes]
             choices = [s.select(out).action for s, out in zip(selectors, outputs, strict=True)]
             judged = [runtime.judge(np.stack([frames.action[i], *choices])) for runtime in runtimes]
             rows["episode"].append(episode)
-            rows["frame"].append(i)
             rows["action_risk"].append([j.violation_probability[0] for j in judged])
             rows["choice_difference"].append(float(np.mean([j.worst[2] - j.worst[1] for j in judged])))
-    where = np.asarray(rows["frame"], np.int64)
     return Reading(
         episode=np.asarray(rows["episode"], np.int64),
-        happened=discounted_reach(frames, discount)[where],
+        happened=np.concatenate(happened),
         action_risk=np.asarray(rows["action_risk"], np.float64),
         choice_difference=np.asarray(rows["choice_difference"], np.float64),
     )
@@ -325,16 +316,41 @@ def check_imagined(reading: Reading, settings: Settings) -> Check:
     return Check("imagined_risk", bound <= settings.risk_margin, bound, settings.risk_margin, told)
 
 
-def check_calibration(name: str, reading: Reading, settings: Settings) -> Check:
-    """The violation probability is not further from what happened than the current model's."""
-    errors = ((reading.action_risk - reading.happened[:, None]) ** 2).mean(0)
+def check_calibration(name: str, reading: Reading, settings: Settings, alone: bool = True) -> Check:
+    """The violation probability is not further from what happened than the current model's.
+
+    A few episodes say little. Where they are not ``alone`` to show it, only a rise beyond chance refuses: one whose
+    one-sided lower bound is positive.
+    """
+    squares = (reading.action_risk - reading.happened[:, None]) ** 2
+    errors = squares.mean(0)
     rise = float(errors[1] - errors[0])
+    # a NaN compares false, so that it fails
+    passed = rise <= settings.calibration_margin
     told = (
         f"squared error of the violation probability on {reading.episodes} {name} episodes: {errors[0]:.3f} before, "
-        f"{errors[1]:.3f} after (allowed rise {settings.calibration_margin:g})"
+        f"{errors[1]:.3f} after (allowed rise {settings.calibration_margin:g}"
     )
-    # a NaN compares false, so that it fails
-    return Check(f"calibration_{name}", rise <= settings.calibration_margin, rise, settings.calibration_margin, told)
+    if not passed and not alone:
+        _, bound = paired_mean_bound(_by_episode(reading, squares[:, 0] - squares[:, 1]), settings.confidence)
+        passed = -bound <= 0.0
+        told += f", or by chance; it is at least {-bound:+.3f} with confidence {settings.confidence:g}"
+    return Check(f"calibration_{name}", passed, rise, settings.calibration_margin, f"{told})")
+
+
+def check_calibration_in_simulation(errors: Array, settings: Settings) -> Check:
+    """Episodes in pairs: the violation probability is not further from what happened than the current model's, each in
+    the episodes that it drove itself; ``errors`` (E, 2).
+    """
+    _, bound = paired_mean_bound(errors[:, 1] - errors[:, 0], settings.confidence)
+    before, after = errors.mean(0).tolist()
+    told = (
+        f"squared error of the violation probability in {len(errors)} paired episodes: {before:.3f} before, "
+        f"{after:.3f} after, a rise of at most {bound:+.3f} with confidence {settings.confidence:g} (allowed "
+        f"{settings.calibration_margin:+g})"
+    )
+    limit = settings.calibration_margin
+    return Check("calibration_simulated", bound <= limit, bound, limit, told)
 
 
 def check_latency(step_ms: Array, settings: Settings) -> Check:
@@ -359,10 +375,12 @@ def judge(evidence: Evidence, settings: Settings | None = None) -> Verdict:
         checks.append(check_labels(evidence.labels, settings))
     if evidence.violated:
         checks.append(check_violation(evidence.violated, settings))
+    if evidence.risk_errors is not None:
+        checks.append(check_calibration_in_simulation(evidence.risk_errors, settings))
     own = evidence.own
     if own is not None and own.episodes >= LEAST_EPISODES:
         checks.append(check_imagined(own, settings))
-        checks.append(check_calibration("new", own, settings))
+        checks.append(check_calibration("new", own, settings, alone=evidence.risk_errors is None))
     elif not evidence.violated:
         held = own.episodes if own is not None else 0
         checks.append(

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fosp_core import models, task
 from fosp_core.bundle import Bundle, load_bundle, update_manifest
@@ -198,15 +200,16 @@ def run_round(order: Order, on_step: OnStep = lambda _: True, replay: Replay | N
         _hear(on_step, "gate", 0, 1)
         # simulated in a process of their own, while this one judges
         with ThreadPoolExecutor(1) as beside:
-            paired = beside.submit(_paired, order, current, bundle, episodes, on_step)
+            paired = beside.submit(_paired, order, current, bundle, episodes, discount, on_step)
             evidence = gate.Evidence(
                 parity_error=parity_error(agent, bundle, own),
                 own=None if own_held is None else gate.read(current, bundle, own_held, discount),
                 old=None if old_held is None else gate.read(current, bundle, old_held, discount),
                 labels=gate.read_labels(current, frames, agent),
                 step_ms=gate.time_steps(current, bundle, own),
-                violated=paired.result(),
             )
+            if (simulated := paired.result()) is not None:
+                evidence = dataclasses.replace(evidence, violated=simulated.violated, risk_errors=simulated.risk_errors)
         verdict = gate.judge(evidence, order.settings)
     except BaseException:
         models.discard(order.models_root, name)
@@ -220,18 +223,32 @@ def _hear(on_step: OnStep, stage: str, step: int, steps: int) -> None:
         raise Cancelled(f"cancelled in stage {stage}")
 
 
+@dataclass(frozen=True)
+class _Simulated:
+    """Episodes of the same layouts under the current and the new bundle; see ``gate.Evidence``."""
+
+    violated: list[tuple[bool, bool]]
+    risk_errors: NDArray[np.float64]
+
+
 def _paired(
-    order: Order, current: Bundle, new: Bundle, episodes: Sequence[Episode], on_step: OnStep
-) -> list[tuple[bool, bool]]:
-    """Whether the current and the new bundle violate on the same layouts of the scene that was seen most."""
+    order: Order, current: Bundle, new: Bundle, episodes: Sequence[Episode], discount: float, on_step: OnStep
+) -> _Simulated | None:
+    """The current and the new bundle on the same layouts of the scene that was seen most; None without simulation."""
     if order.paired_episodes == 0:
-        return []
+        return None
     scene = Counter(str(episode.metadata.get("scene", "standard")) for episode in episodes).most_common(1)[0][0]
     seeds = [task.calibration_seed(i) for i in range(order.paired_episodes)]
-    drives = [(Drive(str(bundle.path), scene, monitor=False), seeds) for bundle in (current, new)]
-    found: dict[str, dict[int, bool]] = {str(bundle.path): {} for bundle in (current, new)}
+    drives = [
+        (Drive(str(bundle.path), scene, monitor=False, reach_discount=discount), seeds) for bundle in (current, new)
+    ]
+    found: dict[str, dict[int, dict[str, Any]]] = {str(bundle.path): {} for bundle in (current, new)}
     for done, (drive, (record, _)) in enumerate(run_episodes(drives, workers=1, quiet=True), 1):
-        found[drive.bundle][record["seed"]] = bool(record["violated"])
+        found[drive.bundle][record["seed"]] = record
         _hear(on_step, "gate", done, 2 * order.paired_episodes)
     before, after = found.values()
-    return [(before[seed], after[seed]) for seed in seeds]
+    pairs = [(before[seed], after[seed]) for seed in seeds]
+    return _Simulated(
+        [(bool(old["violated"]), bool(new["violated"])) for old, new in pairs],
+        np.asarray([(old["risk_error"], new["risk_error"]) for old, new in pairs]),
+    )

@@ -10,7 +10,6 @@ import pytest
 
 from fosp_core.testing import make_bundle
 from fosp_trainer import gate
-from fosp_trainer.data import Frames
 from fosp_trainer.gate import Evidence, Labels, Reading, Settings, Verdict, judge
 from fosp_trainer.testing import random_episodes
 
@@ -41,6 +40,7 @@ GOOD = Evidence(
     labels=LABELS,
     step_ms=np.full((60, 2), 0.3),
     violated=[(False, False)] * 40,
+    risk_errors=np.random.default_rng(3).normal(0.05, 0.02, (40, 2)),
 )
 
 
@@ -59,7 +59,8 @@ def test_bundle_that_is_no_worse_is_promoted_and_every_check_is_told() -> None:
     assert verdict.promoted and not verdict.reasons
     names = [check.name for check in verdict.checks]
     assert names == [
-        "parity", "labels", "violation", "imagined_risk", "calibration_new", "calibration_old", "latency",
+        "parity", "labels", "violation", "calibration_simulated", "imagined_risk", "calibration_new",
+        "calibration_old", "latency",
     ]  # fmt: skip
     assert verdict.to_json()["promoted"] is True
 
@@ -113,6 +114,26 @@ def test_violation_probability_that_lost_its_calibration_refuses(part: str) -> N
     assert [c.name for c in verdict.checks if not c.passed] == [name]
     broken = refused(**{part: with_new(base, "action_risk", np.full(len(base.episode), np.nan))})
     assert not broken.promoted
+
+
+def test_violation_probability_that_fits_its_own_episodes_worse_refuses() -> None:
+    assert GOOD.risk_errors is not None
+    worse = GOOD.risk_errors + np.array([0.0, 0.04])
+    assert [c.name for c in refused(risk_errors=worse).checks if not c.passed] == ["calibration_simulated"]
+    assert not refused(risk_errors=np.where(np.arange(40)[:, None] == 7, np.nan, GOOD.risk_errors)).promoted
+    assert not refused(risk_errors=GOOD.risk_errors[:1]).promoted
+
+
+def test_few_held_out_episodes_refuse_by_chance_only_where_nothing_else_shows_calibration() -> None:
+    base = reading(episodes=4)
+    # one episode in four turned out otherwise than was foreseen
+    surprising = np.where(base.episode == 1, 0.5, base.action_risk[:, 0])
+    unlucky = with_new(base, "action_risk", surprising)
+    assert refused(own=unlucky).promoted
+    verdict = refused(own=unlucky, risk_errors=None)
+    assert [c.name for c in verdict.checks if not c.passed] == ["calibration_new"]
+    worse_everywhere = with_new(base, "action_risk", 0.3 + 0.4 * base.action_risk[:, 0])
+    assert not refused(own=worse_everywhere).promoted
 
 
 def test_flipped_labels_refuse() -> None:
@@ -172,18 +193,14 @@ def test_settings_out_of_range_are_refused() -> None:
         Settings(risk_margin=float("nan"))
 
 
-def test_discounted_reach_counts_from_the_next_frame_and_stays_within_the_episode() -> None:
-    frames: Frames = random_episodes(2, length=4)
-    frames.cost[:] = 0.0
-    frames.cost[[2, 4]] = 1.0  # third frame of the first episode, first frame of the second
-    assert gate.discounted_reach(frames, 0.5).tolist() == [0.5, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
-
-
 def test_reading_compares_both_models_on_the_same_frames(tmp_path: Path) -> None:
     pytest.importorskip("onnx")
-    current = make_bundle(tmp_path / "current")
-    found = gate.read(current, make_bundle(tmp_path / "new"), random_episodes(2, length=5), 0.9)
+    current, frames = make_bundle(tmp_path / "current"), random_episodes(2, length=5)
+    frames.cost[:] = 0.0
+    frames.cost[[2, 5]] = 1.0  # third frame of the first episode; first of the second, where no action led
+    found = gate.read(current, make_bundle(tmp_path / "new"), frames, 0.5)
     assert found.episodes == 2 and found.action_risk.shape == (8, 2)
+    assert found.happened.tolist() == [0.5, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     assert np.array_equal(found.action_risk[:, 0], found.action_risk[:, 1])
     assert not found.choice_difference.any()
 
