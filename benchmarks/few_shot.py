@@ -64,7 +64,7 @@ def row(options: Options, model: str, scene: str, seed: int) -> Record:
     file = options.rows / f"{scene}_{seed}.json"
     if file.is_file():
         found: Record = json.loads(file.read_text(encoding="utf-8"))
-        kind = (found["model_id"], found["zero_shot"]["episodes"], len(found["rounds"]))
+        kind = (found["model_id"], found["zero_shot"]["episodes"], len(found.get("rounds", ())))
         if kind != (model, options.evaluation_episodes, options.rounds):
             raise UserError(f"{file} is of another model, number of layouts or of rounds; choose another --rows")
         return found

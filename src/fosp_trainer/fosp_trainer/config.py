@@ -467,10 +467,10 @@ class FineTuneConfig:
     """
     steps: int = 40
     world_model_updates: int = 1
-    critic_updates: int = 8
+    critic_updates: int = 7
     """Reachability and Q_c decide what is safe and adapt cheaply on encoded episodes: most of the time goes there."""
-    actor_updates: int = 4
-    batch: int = 128
+    actor_updates: int = 3
+    batch: int = 64
     """Transitions in a batch of critics and pi_on."""
     imagined_batch: int = 0
     """States of a critic batch from which rollouts are imagined; 0 is off: they cost half of an update, and the world
