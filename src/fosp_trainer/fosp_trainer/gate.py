@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from statistics import NormalDist
 from typing import Any, Final
 
@@ -322,35 +322,41 @@ def check_calibration(name: str, reading: Reading, settings: Settings, alone: bo
     A few episodes say little. Where they are not ``alone`` to show it, only a rise beyond chance refuses: one whose
     one-sided lower bound is positive.
     """
-    squares = (reading.action_risk - reading.happened[:, None]) ** 2
-    errors = squares.mean(0)
-    rise = float(errors[1] - errors[0])
-    # a NaN compares false, so that it fails
-    passed = rise <= settings.calibration_margin
-    told = (
-        f"squared error of the violation probability on {reading.episodes} {name} episodes: {errors[0]:.3f} before, "
-        f"{errors[1]:.3f} after (allowed rise {settings.calibration_margin:g}"
-    )
-    if not passed and not alone:
-        _, bound = paired_mean_bound(_by_episode(reading, squares[:, 0] - squares[:, 1]), settings.confidence)
-        passed = -bound <= 0.0
-        told += f", or by chance; it is at least {-bound:+.3f} with confidence {settings.confidence:g}"
-    return Check(f"calibration_{name}", passed, rise, settings.calibration_margin, f"{told})")
+    squares = (reading.happened[:, None] - reading.action_risk) ** 2
+    check = _rise(f"calibration_{name}", squares.mean(0), f"on {reading.episodes} {name} episodes", settings)
+    if check.passed or alone:
+        return check
+    _, bound = paired_mean_bound(_by_episode(reading, squares[:, 0] - squares[:, 1]), settings.confidence)
+    told = f"{check.text}; at least {-bound:+.3f} with confidence {settings.confidence:g}, 0 would be chance"
+    return replace(check, passed=-bound <= 0.0, text=told)
+
+
+def check_memory(reading: Reading, settings: Settings) -> Check:
+    """Earlier episodes: what happened there is foreseen as before.
+
+    That more is feared than happened is no fault here: in a world that has changed, what went well once may not again.
+    """
+    missed = np.maximum(reading.happened[:, None] - reading.action_risk, 0.0)
+    return _rise("memory", (missed**2).mean(0), f"below what happened on {reading.episodes} earlier episodes", settings)
 
 
 def check_calibration_in_simulation(errors: Array, settings: Settings) -> Check:
-    """Episodes in pairs: the violation probability is not further from what happened than the current model's, each in
-    the episodes that it drove itself; ``errors`` (E, 2).
+    """Episodes in pairs, in each of which its model drove itself: the violation probability is not further from what
+    happened than the current model's; ``errors`` (E, 2).
     """
-    _, bound = paired_mean_bound(errors[:, 1] - errors[:, 0], settings.confidence)
-    before, after = errors.mean(0).tolist()
-    told = (
-        f"squared error of the violation probability in {len(errors)} paired episodes: {before:.3f} before, "
-        f"{after:.3f} after, a rise of at most {bound:+.3f} with confidence {settings.confidence:g} (allowed "
-        f"{settings.calibration_margin:+g})"
-    )
+    return _rise("calibration_simulated", errors.mean(0), f"in {len(errors)} paired episodes", settings)
+
+
+def _rise(name: str, errors: Array, where: str, settings: Settings) -> Check:
+    """Whether a mean squared error (2,), current and new, rises within the margin."""
+    before, after = errors.tolist()
     limit = settings.calibration_margin
-    return Check("calibration_simulated", bound <= limit, bound, limit, told)
+    told = (
+        f"squared error of the violation probability {where}: {before:.3f} before, {after:.3f} after (allowed rise "
+        f"{limit:g})"
+    )
+    # a NaN compares false, so that it fails
+    return Check(name, after - before <= limit, after - before, limit, told)
 
 
 def check_latency(step_ms: Array, settings: Settings) -> Check:
@@ -390,7 +396,7 @@ def judge(evidence: Evidence, settings: Settings | None = None) -> Verdict:
             )
         )  # fmt: skip
     if evidence.old is not None:
-        checks.append(check_calibration("old", evidence.old, settings))
+        checks.append(check_memory(evidence.old, settings))
     if evidence.step_ms is not None:
         checks.append(check_latency(evidence.step_ms, settings))
     return Verdict(tuple(checks))

@@ -60,7 +60,7 @@ def test_bundle_that_is_no_worse_is_promoted_and_every_check_is_told() -> None:
     names = [check.name for check in verdict.checks]
     assert names == [
         "parity", "labels", "violation", "calibration_simulated", "imagined_risk", "calibration_new",
-        "calibration_old", "latency",
+        "memory", "latency",
     ]  # fmt: skip
     assert verdict.to_json()["promoted"] is True
 
@@ -110,7 +110,7 @@ def test_riskier_choices_in_imagination_refuse() -> None:
 def test_violation_probability_that_lost_its_calibration_refuses(part: str) -> None:
     base: Reading = getattr(GOOD, part)
     verdict = refused(**{part: with_new(base, "action_risk", 1.0 - base.happened)})
-    name = "calibration_new" if part == "own" else "calibration_old"
+    name = "calibration_new" if part == "own" else "memory"
     assert [c.name for c in verdict.checks if not c.passed] == [name]
     broken = refused(**{part: with_new(base, "action_risk", np.full(len(base.episode), np.nan))})
     assert not broken.promoted
@@ -121,7 +121,14 @@ def test_violation_probability_that_fits_its_own_episodes_worse_refuses() -> Non
     worse = GOOD.risk_errors + np.array([0.0, 0.04])
     assert [c.name for c in refused(risk_errors=worse).checks if not c.passed] == ["calibration_simulated"]
     assert not refused(risk_errors=np.where(np.arange(40)[:, None] == 7, np.nan, GOOD.risk_errors)).promoted
-    assert not refused(risk_errors=GOOD.risk_errors[:1]).promoted
+
+
+def test_more_caution_on_earlier_episodes_is_no_fault_as_long_as_what_happened_there_is_foreseen() -> None:
+    assert GOOD.old is not None
+    careful = with_new(GOOD.old, "action_risk", np.minimum(1.0, GOOD.old.action_risk[:, 0] + 0.5))
+    assert refused(old=careful).promoted
+    forgetful = with_new(GOOD.old, "action_risk", 0.3 * GOOD.old.happened)
+    assert [c.name for c in refused(old=forgetful).checks if not c.passed] == ["memory"]
 
 
 def test_few_held_out_episodes_refuse_by_chance_only_where_nothing_else_shows_calibration() -> None:
