@@ -316,14 +316,14 @@ def check_imagined(reading: Reading, settings: Settings) -> Check:
     return Check("imagined_risk", bound <= settings.risk_margin, bound, settings.risk_margin, told)
 
 
-def check_calibration(name: str, reading: Reading, settings: Settings, alone: bool = True) -> Check:
-    """The violation probability is not further from what happened than the current model's.
+def check_calibration(reading: Reading, settings: Settings, alone: bool = True) -> Check:
+    """Held-out new episodes: the violation probability is not further from what happened than the current model's.
 
     A few episodes say little. Where they are not ``alone`` to show it, only a rise beyond chance refuses: one whose
     one-sided lower bound is positive.
     """
     squares = (reading.happened[:, None] - reading.action_risk) ** 2
-    check = _rise(f"calibration_{name}", squares.mean(0), f"on {reading.episodes} {name} episodes", settings)
+    check = _rise("calibration_new", squares.mean(0), f"on {reading.episodes} held-out episodes", settings)
     if check.passed or alone:
         return check
     _, bound = paired_mean_bound(_by_episode(reading, squares[:, 0] - squares[:, 1]), settings.confidence)
@@ -386,7 +386,7 @@ def judge(evidence: Evidence, settings: Settings | None = None) -> Verdict:
     own = evidence.own
     if own is not None and own.episodes >= LEAST_EPISODES:
         checks.append(check_imagined(own, settings))
-        checks.append(check_calibration("new", own, settings, alone=evidence.risk_errors is None))
+        checks.append(check_calibration(own, settings, alone=evidence.risk_errors is None))
     elif not evidence.violated:
         held = own.episodes if own is not None else 0
         checks.append(
