@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -35,5 +36,11 @@ def test_health_figures_and_counts_are_published(node: Node) -> None:
     status = heard[-1].status[0]
     assert (status.level, status.name, status.message) == (bytes([Level.WARN]), "diagnosed", "slow")
     values = {v.key: v.value for v in status.values}
-    assert values == {"rate": "9.123", "mode": "x", "count.bad_image": "2", "last_fault": "image is truncated"}
+    assert values == {
+        "rate": "9.123",
+        "mode": "x",
+        "scheduling": f"niceness {os.nice(0)}",
+        "count.bad_image": "2",
+        "last_fault": "image is truncated",
+    }
     executor.shutdown()
