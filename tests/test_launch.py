@@ -430,8 +430,10 @@ def test_trainer_and_operators_tools_are_there_when_asked_for_and_the_arm_is_bro
         assert launcher.process.poll() is None, launcher.output
         assert {"trainer_node", "console_node", "homing_node"} <= set(launcher.nodes())
         wait_until_active(client, "trainer_node", eventually)
-        yields = {name for name, pid in launcher.nodes().items() if os.sched_getscheduler(pid) == os.SCHED_IDLE}
-        assert yields == {"trainer_node"}
+        policies = {name: os.sched_getscheduler(pid) for name, pid in launcher.nodes().items()}
+        assert {name for name, policy in policies.items() if policy == os.SCHED_IDLE} == {"trainer_node"}
+        hurried = {names.SAFETY_MONITOR, names.ARM_NODE, names.POLICY_NODE} if realtime_allowed() else set()
+        assert {name for name, policy in policies.items() if policy == os.SCHED_RR} == hurried
         assert run_episodes(client).success
         home = client.node.create_client(Trigger, names.ARM_HOME)
         eventually(home.service_is_ready, "the homing node")
