@@ -419,6 +419,7 @@ def test_trainer_and_operators_tools_are_there_when_asked_for_and_the_arm_is_bro
     import fosp_description
     from fosp_bringup import graph
     from fosp_bringup.client import GraphClient
+    from fosp_bringup.priority import realtime_allowed
     from fosp_ros import names
     from fosp_ros.kinematics import Chain
 
