@@ -2,8 +2,8 @@
 
 The nodes are processes of their own; camera and robot are played by this script at 10 and 50 Hz. The model is the small
 test bundle, whose risk follows the brightness of the image; policy_step.py measures inference of a released one.
-``--trainer`` measures the same while a trainer makes updates on every core, at its own low
-priority. All have the priorities that the graph gives them.
+``--trainer`` measures the same while a trainer makes updates on every core, at its own low priority. All have the
+priorities that the graph gives them.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import subprocess
@@ -64,15 +65,16 @@ def prefix(priority: Priority) -> list[str]:
     """Words before a command that give it a priority, for who starts processes by their command line only."""
     words = ["nice", "-n", str(priority.niceness)] if priority.niceness else []
     scheduler = ["--rr", str(priority.realtime)] if priority.realtime else ["--idle", "0"] if priority.idle else []
-    return [*words, *(["chrt", *scheduler] if scheduler and _granted(scheduler) else [])]
+    return [*words, *(["chrt", *scheduler] if scheduler and _granted(*scheduler) else [])]
 
 
 def realtime_allowed() -> bool:
     """Whether this user may run processes in real time here."""
-    return sys.platform == "linux" and _granted(["--rr", str(Priority.SAFETY.realtime)])
+    return sys.platform == "linux" and _granted("--rr", str(Priority.SAFETY.realtime))
 
 
-def _granted(scheduler: list[str]) -> bool:
+@functools.cache  # asked for every node
+def _granted(*scheduler: str) -> bool:
     """Whether ``chrt`` may do so here; a sandbox, or a missing limit ``rtprio``, may forbid it."""
     if shutil.which("chrt") is None:
         return False

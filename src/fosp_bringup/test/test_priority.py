@@ -34,7 +34,7 @@ def test_safety_comes_before_control_and_both_before_the_rest() -> None:
 
 
 def test_without_permission_niceness_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(priority, "_granted", lambda _: False)
+    monkeypatch.setattr(priority, "_granted", lambda *_: False)
     assert prefix(Priority.SAFETY) == []
     assert prefix(Priority.BACKGROUND) == ["nice", "-n", "10"]
     assert not realtime_allowed()

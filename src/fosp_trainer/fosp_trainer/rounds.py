@@ -208,8 +208,8 @@ def run_round(order: Order, on_step: OnStep = lambda _: True, replay: Replay | N
                 labels=gate.read_labels(current, frames, agent),
                 step_ms=gate.time_steps(current, bundle, own),
             )
-            if (simulated := paired.result()) is not None:
-                evidence = dataclasses.replace(evidence, violated=simulated.violated, risk_errors=simulated.risk_errors)
+            violated, risk_errors = paired.result()
+        evidence = dataclasses.replace(evidence, violated=violated, risk_errors=risk_errors)
         verdict = gate.judge(evidence, order.settings)
     except BaseException:
         models.discard(order.models_root, name)
@@ -223,20 +223,12 @@ def _hear(on_step: OnStep, stage: str, step: int, steps: int) -> None:
         raise Cancelled(f"cancelled in stage {stage}")
 
 
-@dataclass(frozen=True)
-class _Simulated:
-    """Episodes of the same layouts under the current and the new bundle; see ``gate.Evidence``."""
-
-    violated: list[tuple[bool, bool]]
-    risk_errors: NDArray[np.float64]
-
-
 def _paired(
     order: Order, current: Bundle, new: Bundle, episodes: Sequence[Episode], discount: float, on_step: OnStep
-) -> _Simulated | None:
-    """The current and the new bundle on the same layouts of the scene that was seen most; None without simulation."""
+) -> tuple[list[tuple[bool, bool]], NDArray[np.float64] | None]:
+    """``violated`` and ``risk_errors`` of ``gate.Evidence``, in the scene that was seen most."""
     if order.paired_episodes == 0:
-        return None
+        return [], None
     scene = Counter(str(episode.metadata.get("scene", "standard")) for episode in episodes).most_common(1)[0][0]
     seeds = [task.calibration_seed(i) for i in range(order.paired_episodes)]
     drives = [
@@ -247,8 +239,5 @@ def _paired(
         found[drive.bundle][record["seed"]] = record
         _hear(on_step, "gate", done, 2 * order.paired_episodes)
     before, after = found.values()
-    pairs = [(before[seed], after[seed]) for seed in seeds]
-    return _Simulated(
-        [(bool(old["violated"]), bool(new["violated"])) for old, new in pairs],
-        np.asarray([(old["risk_error"], new["risk_error"]) for old, new in pairs]),
-    )
+    violated = [(bool(before[seed]["violated"]), bool(after[seed]["violated"])) for seed in seeds]
+    return violated, np.asarray([(before[seed]["risk_error"], after[seed]["risk_error"]) for seed in seeds])
