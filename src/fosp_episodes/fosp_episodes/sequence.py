@@ -284,8 +284,10 @@ class EpisodeRun:
             if recorder.halted:
                 self._graph.wait(lambda: recorder.ended, self._settings.halt_tail_s)
                 if not recorder.ended:
-                    self._demand(self._graph.stop_scene(), "the halted episode could not be ended")
-                    self._graph.wait(lambda: recorder.ended, self._settings.silence_s)
+                    reply = self._graph.stop_scene()
+                    # it may have ended by itself just before, and then there was nothing to stop
+                    if not self._graph.wait(lambda: recorder.ended, self._settings.silence_s):
+                        self._demand(reply, "the halted episode could not be ended")
                 self._on_progress(Progress(index, recorder, self._finished))
                 return
             self._check_alive(begin)

@@ -9,7 +9,7 @@ import pytest
 
 from fosp_core.safety import SafetyState
 from fosp_episodes.mcap_log import LoggedMessage
-from fosp_episodes.recorder import EpisodeRecord, Summary
+from fosp_episodes.recorder import EpisodeRecord, Phase, Summary
 from fosp_episodes.sequence import EpisodeRun, Goal, Outcome, Reply
 from fosp_episodes.storage import StorageError
 from fosp_episodes.testing import FakeGraph
@@ -60,6 +60,23 @@ def test_time_after_a_halt_is_recorded(graph: FakeGraph) -> None:
     store = MemoryStore()
     run(graph, store, count=1)
     assert 5 <= store.records[0].summary.steps - 2 <= 7
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_halted_episode_that_ended_by_itself_need_not_be_stopped(
+    graph: FakeGraph, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    graph.length, graph.halt_at = 1000, 2
+
+    def stop_scene() -> Reply:
+        if ended:
+            graph.phase = Phase.ENDED
+        return Reply(False, "nothing to stop in phase ENDED")
+
+    monkeypatch.setattr(graph, "stop_scene", stop_scene)
+    outcome = run(graph, count=1)
+    assert outcome.success is ended and outcome.episodes[0].halted
+    assert ended or "could not be ended" in outcome.message
 
 
 def test_halt_ends_the_run_when_no_reset_was_asked_for(graph: FakeGraph) -> None:
