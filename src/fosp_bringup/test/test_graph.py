@@ -80,6 +80,12 @@ def test_what_consents_and_holds_comes_before_what_decides_and_that_before_the_r
     assert not any(spec.priority.realtime for spec in nodes(Arguments(realtime=False)))
 
 
+@pytest.mark.parametrize(("factor", "realtime"), [(1.0, True), (0.5, True), (4.0, False)])
+def test_simulator_waits_for_no_program_unless_it_is_faster_than_the_robot(factor: float, realtime: bool) -> None:
+    simulator = nodes(Arguments(use_sim_time=True, real_time_factor=factor))[0]
+    assert simulator.name == names.SIMULATION_NODE and bool(simulator.priority.realtime) is realtime
+
+
 def test_robot_description_has_one_publisher_with_rviz_and_gazebo() -> None:
     assert names_of(Arguments(sim="gazebo", rviz=True)).count("robot_state_publisher") == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -92,6 +93,23 @@ class Pilot:
         self._state = MonitorState()
         self._executed = np.zeros(self._policy.bundle.manifest.action_length, np.float32)
         self._steps = 0
+
+    def branch(self, seed: int, judge: bool = False) -> Pilot:
+        """A pilot that goes on from this moment by itself, with selection and noise of its own; without the monitor.
+
+        It shares the graphs with this one, so that both belong to the same thread.
+
+        Raises:
+            ValueError: this pilot has a monitor.
+        """
+        if self._monitor is not None:
+            raise ValueError("a pilot with a monitor has no branches")
+        other = copy.copy(self)
+        other._policy, other._selector = copy.copy(self._policy), copy.copy(self._selector)
+        other._selector.reseed(seed)
+        other._rng = np.random.default_rng(seed)
+        other._judges = judge
+        return other
 
     def act(self, image: Image, proprio: NDArray[np.floating], proposal: NDArray[np.floating] | None = None) -> Steered:
         """The action for one frame: uint8 (S, S, 3) and tool position (3,) in metres.

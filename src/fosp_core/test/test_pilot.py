@@ -101,3 +101,30 @@ def test_noise_starts_anew_with_the_seed_and_not_with_the_pilot(bundle: Bundle) 
     first, other = actions(pilot, 7), actions(pilot, 8)
     assert first != other
     assert actions(pilot, 7) == actions(Pilot(bundle, monitor=False, noise=0.5), 7) == first
+
+
+def test_branches_go_on_from_here_and_leave_the_pilot_alone(bundle: Bundle) -> None:
+    pilot, undisturbed = (Pilot(bundle, monitor=False, noise=0.5, seed=3) for _ in range(2))
+    for each in (pilot, undisturbed):
+        act(each, 0.2)
+    branches = [pilot.branch(seed) for seed in (1, 1, 2)]
+    futures = [[act(branch, brightness).action for brightness in (0.3, 0.6)] for branch in branches]
+    np.testing.assert_array_equal(futures[0], futures[1])
+    assert not np.array_equal(futures[0], futures[2])
+    for brightness in (0.3, 0.6):
+        left, right = act(pilot, brightness), act(undisturbed, brightness)
+        np.testing.assert_array_equal(left.action, right.action)
+        assert left.output.surprise == right.output.surprise
+
+
+def test_a_branch_judges_where_it_is_asked_to_and_there_is_none_behind_a_monitor(
+    bundle: Bundle, asked: list[int]
+) -> None:
+    pilot = Pilot(bundle, monitor=False, judge=True)
+    act(pilot, 0.2)
+    act(pilot.branch(0), 0.2)
+    assert len(asked) == 1
+    act(pilot.branch(0, judge=True), 0.2)
+    assert len(asked) == 2
+    with pytest.raises(ValueError, match="monitor"):
+        Pilot(bundle).branch(0)

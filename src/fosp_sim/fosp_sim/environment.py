@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import gymnasium
@@ -91,6 +93,17 @@ class TaskRules:
         self.cost_reason = cost_reason
         self.violated = self.violated or bool(cost_reason)
         return reward, float(bool(cost_reason))
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A moment of an episode, to go back to."""
+
+    layout: Layout
+    physics: NDArray[np.float64]
+    rules: TaskRules
+    setpoint: NDArray[np.float64]
+    observation: Observation
 
 
 class SafeReachEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
@@ -184,6 +197,27 @@ class SafeReachEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         world.refresh()
         reward, cost = self._rules.advance(self._rules.cost_now(touched))
         return self._observation(), reward, cost, self._rules.reached, self._rules.truncated, self._info()
+
+    def snapshot(self) -> Snapshot:
+        """This moment; raises ``RuntimeError`` before the first ``reset``."""
+        if self._layout is None:
+            raise RuntimeError("call reset() before snapshot()")
+        return Snapshot(
+            self._layout, self.world.state(), copy.copy(self._rules), self._setpoint.copy(), self._observation()
+        )
+
+    def restore(self, moment: Snapshot) -> Observation:
+        """Go back to a moment of the present layout, as often as wanted; returns what was observed then.
+
+        Raises:
+            ValueError: the moment is of another layout.
+        """
+        if moment.layout is not self._layout:
+            raise ValueError("the snapshot is of another layout; it can be restored until the next reset()")
+        self.world.restore(moment.physics)
+        self._rules = copy.copy(moment.rules)
+        self._setpoint = moment.setpoint.copy()
+        return moment.observation
 
     def render(self) -> NDArray[np.uint8] | None:
         """Picture (240, 320, 3) in render mode ``rgb_array``."""

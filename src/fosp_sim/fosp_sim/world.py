@@ -53,6 +53,7 @@ _SUBCELLS: Final = 4
 """Along each side of a cell, when obstacles are drawn into the map of the table."""
 _ARM_BIT, _OBSTACLE_BIT, _TABLE_BIT = 1, 2, 4
 _HIDDEN_GROUP: Final = 4
+_STATE: Final = mujoco.mjtState.mjSTATE_INTEGRATION
 _AWAY: Final = (0.0, 0.0, -5.0)
 
 
@@ -277,6 +278,18 @@ class World:
     def refresh(self) -> None:
         """Bring poses up to date with the joint positions; call it after ``step`` before reading or drawing."""
         mujoco.mj_kinematics(self.model, self.data)
+
+    def state(self) -> Array:
+        """Everything that the physics of this layout goes on from, for ``restore``."""
+        state = np.empty(mujoco.mj_stateSize(self.model, _STATE))
+        mujoco.mj_getState(self.model, self.data, state, _STATE)
+        return np.append(state, self._motion_time)
+
+    def restore(self, state: Array) -> None:
+        """Go back to a ``state`` of the layout that stands now."""
+        mujoco.mj_setState(self.model, self.data, state[:-1], _STATE)
+        self._motion_time = float(state[-1])
+        self.refresh()
 
     @property
     def joints(self) -> Array:

@@ -192,3 +192,38 @@ def test_render_gives_the_overview_when_asked_for() -> None:
     picture = watched.render()
     assert picture is not None and picture.shape == (240, 320, 3)
     watched.close()
+
+
+@pytest.mark.parametrize("scene", ["standard", "moving_obstacle"])
+def test_an_episode_goes_on_from_a_snapshot_as_it_did_the_first_time(scene: str) -> None:
+    env = SafeReachEnv(scene=scene)
+    rng = np.random.default_rng(0)
+    env.reset(seed=11)
+    for _ in range(4):
+        env.step(rng.uniform(-1.0, 1.0, 3))
+    actions = rng.uniform(-1.0, 1.0, (6, 3))
+    moment = env.snapshot()
+
+    def future() -> tuple[list[object], list[np.ndarray]]:
+        steps = [env.step(action) for action in actions]
+        infos = [{k: np.asarray(v).tolist() for k, v in s[5].items() if k != "obstacles"} for s in steps]
+        images = [part for s in steps for part in (s[0]["image"], s[0]["proprio"], s[5]["obstacles"])]
+        return [(s[1:5], info) for s, info in zip(steps, infos, strict=True)], images
+
+    first = future()
+    for _ in range(2):
+        restored = env.restore(moment)
+        np.testing.assert_array_equal(restored["image"], env.snapshot().observation["image"])
+        again = future()
+        assert again[0] == first[0]
+        for left, right in zip(again[1], first[1], strict=True):
+            np.testing.assert_array_equal(left, right)
+    env.reset(seed=12)
+    with pytest.raises(ValueError, match="another layout"):
+        env.restore(moment)
+    env.close()
+
+
+def test_there_is_no_snapshot_before_a_layout() -> None:
+    with pytest.raises(RuntimeError, match="reset"):
+        SafeReachEnv(images=False).snapshot()
