@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -32,6 +33,13 @@ def test_arm_that_never_rests_has_no_time() -> None:
 
 def test_late_hold_is_not_within_the_limit() -> None:
     assert not measure_hold(samples([0.5] * 15 + [0.0] * 5), 0.0).within_limit
+
+
+@pytest.mark.parametrize(("late_s", "within"), [(0.0, True), (0.0003, True), (0.0012, False)])
+def test_a_fraction_of_a_millisecond_does_not_decide(late_s: float, within: bool) -> None:
+    seen = samples([0.5] * 12 + [0.0] * 4)
+    hold = measure_hold([replace(s, time_s=s.time_s + (late_s if s.time_s > 0.01 else 0.0)) for s in seen], 0.0)
+    assert hold.hold_s is not None and math.isclose(hold.hold_s, 0.2 + late_s) and hold.within_limit is within
 
 
 @pytest.mark.parametrize(

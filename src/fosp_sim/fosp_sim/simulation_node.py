@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import threading
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -32,6 +32,11 @@ from fosp_sim.gl import GraphicsError
 from fosp_sim.messages import CAMERA_FRAME, camera_info, task_state
 from fosp_sim.session import TICKS_PER_FRAME, PhaseError, Session
 from fosp_sim.world import World
+
+OVERVIEW_PHASE: Final = 2
+"""Ticks after a frame at which the overview is drawn, when the frame's command is on its way: drawing it takes a core
+longer than the frame does.
+"""
 
 PARAMETERS = (
     Parameter("image_size", task.IMAGE_SIZE, "Side of the square camera image.", "px", 16, 1024, read_only=True),
@@ -108,8 +113,11 @@ class SimulationNode(Node):
                 # Before anything is drawn: a frame must not overtake the clock that it is stamped with.
                 self._clock_publisher.publish(Clock(clock=stamp))
             self._publish_joints(stamp)
-            if self._ticks % TICKS_PER_FRAME == 0:
+            phase = self._ticks % TICKS_PER_FRAME
+            if phase == 0:
                 self._publish_frame(stamp)
+            elif phase == OVERVIEW_PHASE and self._overview.get_subscription_count() > 0:
+                self._overview.publish(to_message(self._world.render(*OVERVIEW_SIZE), stamp, CAMERA_FRAME))
 
     def _publish_joints(self, stamp: Time) -> None:
         world = self._world
@@ -124,9 +132,6 @@ class SimulationNode(Node):
         self._task.publish(task_state(self._session.frame(), stamp))
         self._image.publish(to_message(self._world.render(self._size, self._size), stamp, CAMERA_FRAME))
         self._info.publish(camera_info(self._world.intrinsics(self._size, self._size), stamp))
-        # Drawn last: it takes longest, and nobody acts on it.
-        if self._overview.get_subscription_count() > 0:
-            self._overview.publish(to_message(self._world.render(*OVERVIEW_SIZE), stamp, CAMERA_FRAME))
 
     def _newest_targets(self) -> NDArray[np.float64] | None:
         targets = None

@@ -126,6 +126,16 @@ def test_the_overview_is_drawn_for_those_who_look(bench: SimulationBench) -> Non
     assert picture.shape == (240, 320, 3) and picture.std() > 20
 
 
+def test_the_overview_is_not_drawn_while_a_frame_waits_for_its_command() -> None:
+    with SimulationBench(SimulationNode, {"use_sim_time": True}) as bench:
+        overview = bench.listen(Image, names.OVERVIEW_IMAGE, qos.IMAGE)
+        bench.until(lambda: len(overview) >= 3 and len(bench.images) >= 4, "pictures and frames")
+        frames = [to_nanoseconds(image.header.stamp) for image in list(bench.images)]
+        drawn = [to_nanoseconds(image.header.stamp) for image in list(overview)]
+    since = {(stamp - frames[0]) % round(1e9 / task.CONTROL_HZ) for stamp in drawn}
+    assert since == {40_000_000}
+
+
 def test_with_simulated_time_the_node_is_the_clock() -> None:
     with SimulationBench(SimulationNode, {"use_sim_time": True, "real_time_factor": 2.0}) as bench:
         clock = bench.listen(Clock, "/clock", qos.TASK_STATE)

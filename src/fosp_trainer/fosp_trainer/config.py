@@ -467,11 +467,14 @@ class FineTuneConfig:
     """
     steps: int = 40
     world_model_updates: int = 1
+    decode_fraction: float = 0.05
+    """Share of a batch's frames that is decoded to images: nothing that acts reads them, the decoder need only follow.
+    """
     critic_updates: int = 7
     """Reachability and Q_c decide what is safe and adapt cheaply on encoded episodes: most of the time goes there."""
     actor_updates: int = 3
     batch: int = 64
-    """Transitions in a batch of critics and pi_on."""
+    """Transitions in a batch of critics and pi_on. Smaller ones are hardly cheaper: the parameters are what costs."""
     imagined_batch: int = 0
     """States of a critic batch from which rollouts are imagined; 0 is off: they cost half of an update, and the world
     model has hardly seen the new scene.
@@ -500,7 +503,7 @@ class FineTuneConfig:
             self, "steps", "batch", "replay_episodes", "world_model_rate", "critic_rate", "actor_rate", "eager_from"
         )
         _non_negative(self, "world_model_updates", "critic_updates", "actor_updates", "imagined_batch")
-        _fraction(self, "own_share")
+        _fraction(self, "own_share", "decode_fraction")
         _require(0.0 <= self.held_out < 1.0, "FineTuneConfig.held_out", self.held_out, "in [0, 1)")
 
 

@@ -186,7 +186,7 @@ class _Round:
             batch = gather(frames, indices, self.agent.config.space)
             if glimpses:
                 recall(glimpses, batch, indices)
-            loss, metrics, observed = model(batch, carry)
+            loss, metrics, observed = model(batch, carry, self.config.decode_fraction)
             loss.backward()
             norm = optimizer.step(step)
             carry = observed.states.at(np.s_[:, -1]).detach()

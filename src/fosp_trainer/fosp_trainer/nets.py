@@ -103,8 +103,11 @@ class Optimizer:
         """Take a step with the gradients there are; returns their norm. A non-finite norm skips the step."""
         for group in self.adam.param_groups:
             group["lr"] = self.rate(step)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip, foreach=True)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients, foreach=True)
         if torch.isfinite(norm):
+            if norm > self.config.clip:  # multiplied by one, gradients would still be read and written
+                nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip, norm, foreach=True)
             self.adam.step()
         self.adam.zero_grad(set_to_none=True)
         return norm

@@ -450,12 +450,12 @@ class WorldModel(nn.Module):
         """Probability (...) that the episode goes on."""
         return torch.sigmoid(self.continue_head(features).float()[..., 0])
 
-    def image_loss(self, features: Tensor, image: Tensor) -> Tensor:
+    def image_loss(self, features: Tensor, image: Tensor, fraction: float) -> Tensor:
         """Squared error a frame, summed over pixels, with saturated and red pixels weighted up.
 
-        ``features`` (N, D + Z), ``image`` uint8 (N, S, S, C). A random ``decode_fraction`` of the frames is decoded.
+        ``features`` (N, D + Z), ``image`` uint8 (N, S, S, C). A random ``fraction`` of the frames is decoded.
         """
-        count = max(1, round(self.config.decode_fraction * len(features)))
+        count = max(1, round(fraction * len(features)))
         if count < len(features):
             chosen = torch.randperm(len(features), device=features.device)[:count]
             features, image = features[chosen], image[chosen]
@@ -471,9 +471,14 @@ class WorldModel(nn.Module):
         predicted = self.decoder.patches(features).float().permute(0, 2, 3, 1).unflatten(-1, pixels.shape[3:])
         return F.mse_loss(predicted * root, target, reduction="sum") / count
 
-    def forward(self, batch: Batch, state: State | None = None) -> tuple[Tensor, dict[str, Tensor], Observed]:
-        """Training loss (scalar), its parts, and the filtered sequence."""
+    def forward(
+        self, batch: Batch, state: State | None = None, decode_fraction: float | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], Observed]:
+        """Training loss (scalar), its parts, and the filtered sequence. ``decode_fraction`` overrides the share of
+        the frames that is decoded.
+        """
         config = self.config
+        fraction = config.decode_fraction if decode_fraction is None else decode_fraction
         observed = self.observe(batch, state)
         latent = observed.states.flat().flatten(0, 1)  # (B * T, D + Z)
         proprio = self.normalize_proprio(batch.proprio.flatten(0, 1))
@@ -489,7 +494,7 @@ class WorldModel(nn.Module):
         if observed.reading is not None and batch.points is not None and batch.footprints is not None:
             losses |= self.reading_losses(observed.reading, batch)
         losses |= {
-            "image": config.image_weight * self.image_loss(latent, batch.image.flatten(0, 1)),
+            "image": config.image_weight * self.image_loss(latent, batch.image.flatten(0, 1), fraction),
             "proprio": config.proprio_weight * ((self.proprio_head(latent).float() - proprio) ** 2).sum(-1).mean(),
             "reward": config.reward_weight * self.bins.loss(self.reward_head(features), reward).mean(),
             "cost": config.cost_weight * (events * self.bins.loss(self.cost_head(features), cost)).mean(),

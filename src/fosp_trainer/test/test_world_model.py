@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -125,7 +126,7 @@ def test_matched_error_knows_no_order_and_ignores_absent_points() -> None:
 
 
 def test_the_image_loss_is_the_weighted_squared_error_of_the_decoded_pixels() -> None:
-    config = dataclasses.replace(CONFIG.world_model, decode_fraction=1.0, saturation_weight=2.0, red_weight=3.0)
+    config = dataclasses.replace(CONFIG.world_model, saturation_weight=2.0, red_weight=3.0)
     space = dataclasses.replace(CONFIG.space, cameras=2)
     net = WorldModel(space, config)
     features = torch.randn(3, config.deter + config.latent)
@@ -135,7 +136,7 @@ def test_the_image_loss_is_the_weighted_squared_error_of_the_decoded_pixels() ->
     weight = 1.0 + 2.0 * (pixels.amax(2) - pixels.amin(2)) + 3.0 * red
     error = net.decoder(features).unflatten(1, (2, 3)) - pixels
     expected = (weight[:, :, None] * error**2).sum() / 3
-    torch.testing.assert_close(net.image_loss(features, image).double(), expected, rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(net.image_loss(features, image, 1.0).double(), expected, rtol=1e-5, atol=0.0)
 
 
 def test_patches_of_an_image_are_those_that_the_decoder_shuffles_back() -> None:
@@ -144,3 +145,14 @@ def test_patches_of_an_image_are_those_that_the_decoder_shuffles_back() -> None:
     assert tiles.shape == (2, 2, 2, 2, 3, 4, 4)
     shuffled = F.pixel_shuffle(tiles.flatten(3).permute(0, 3, 1, 2), 4)
     assert torch.equal(shuffled, image.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(("fraction", "share"), [(None, CONFIG.world_model.decode_fraction), (0.25, 0.25), (0.0, 0.0)])
+def test_the_share_of_frames_that_is_decoded_can_be_chosen_for_an_update(
+    frames: Frames, monkeypatch: pytest.MonkeyPatch, fraction: float | None, share: float
+) -> None:
+    net, batch, decoded = model(), batch_of(frames), list[int]()
+    patches = net.decoder.patches
+    monkeypatch.setattr(net.decoder, "patches", lambda features: decoded.append(len(features)) or patches(features))
+    net(batch, None, fraction)
+    assert decoded == [max(1, round(share * batch.is_first.numel()))]
