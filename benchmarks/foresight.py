@@ -13,15 +13,13 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import signal
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import tyro
+from parallel import run_jobs
 from recording import record
 
 from fosp_core import task
@@ -97,7 +95,7 @@ def run(bundle: Path, scene: str, noise: float, seed: int, futures: int) -> list
             observation, _, cost, terminated, truncated, _ = env.step(steered.action)
             violated = cost > 0
             ended = terminated or truncated or violated
-            risks.append(steered.risk)
+            risks.append(round(steered.risk, 6))
             moments.append((env.snapshot(), pilot.branch(seed)))
         states = []
         for step in range(len(risks) - LEAD_STEPS, -1, -STRIDE):
@@ -130,20 +128,17 @@ def summary(states: list[State], futures: int) -> dict[str, Any]:
     ahead: dict[tuple[float, int], float] = {}
     for s in states:
         if s.steps_to_violation:
-            key = (s.noise, s.seed)
-            ahead[key] = max(ahead.get(key, 0.0), s.violating / futures)
-    violating = {(s.noise, s.seed) for s in states if s.steps_to_violation}
-    peaks = [ahead.get(key, 0.0) for key in violating]
+            ahead[s.noise, s.seed] = max(ahead.get((s.noise, s.seed), 0.0), s.violating / futures)
     return {
         "episodes": len({(s.noise, s.seed) for s in states}),
-        "violating": len(violating),
+        "violating": len(ahead),
         "states": len(states),
         "dangerous": int(positive.sum()),
         "auroc_risk": auroc(np.array([s.risk for s in states]), positive),
         "auroc_true": auroc(true, positive),
         "auroc_true_half": auroc(np.array([s.violating_half for s in states], float), positive),
-        "likely_ahead": sum(p >= 0.5 for p in peaks),
-        "largest_true_ahead": sorted(round(p, 3) for p in peaks),
+        "likely_ahead": sum(p >= 0.5 for p in ahead.values()),
+        "largest_true_ahead": sorted(round(p, 3) for p in ahead.values()),
     }
 
 
@@ -153,7 +148,7 @@ def figures_of(states: list[State], options: Options) -> dict[str, Any]:
     rows = [{"noise": "all", **summary(states, options.futures)}]
     rows += [{"noise": n, **summary([s for s in states if s.noise == n], options.futures)} for n in options.noise]
     names = list(asdict(states[0])) if states else []
-    lines = [",".join(f"{v:.6g}" for v in asdict(s).values()) for s in states]
+    lines = [",".join(map(str, asdict(s).values())) for s in states]
     return {
         "scene": options.scene, "futures": options.futures, "horizon_steps": HORIZON_STEPS, "lead_steps": LEAD_STEPS,
         "rows": rows, "fields": names, "states": lines,
@@ -171,20 +166,7 @@ def main(options: Options) -> None:
         for i in range(options.episodes)
         for noise in options.noise
     ]
-    states: list[State] = []
-    done, interrupted = 0, False
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    pool = ProcessPoolExecutor(options.workers, mp_context=get_context("spawn"))
-    try:
-        for future in as_completed([pool.submit(run, *job) for job in jobs]):
-            states += future.result()
-            done += 1
-            print(f"\r{done} of {len(jobs)} episodes", end="", flush=True)
-    except KeyboardInterrupt:
-        interrupted = True
-    finally:
-        pool.shutdown(wait=not interrupted, cancel_futures=True)
-    print()
+    states, interrupted = run_jobs(run, jobs, options.workers, lambda _: 1)
     figures = figures_of(states, options)
     for row in figures["rows"]:
         print(

@@ -12,17 +12,15 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import signal
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 import tyro
+from parallel import run_jobs
 from recording import record
 
 from fosp_core import task
@@ -181,22 +179,8 @@ def main(options: Options) -> None:
         for policy in options.policies
         for monitor in (False, True)
     ]
-    total = sum(len(job[-1]) for job in jobs)
-    episodes: list[Episode] = []
-    interrupted = False
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    pool = ProcessPoolExecutor(options.workers, mp_context=get_context("spawn"))
-    try:
-        futures: list[Future[list[Episode]]] = [pool.submit(run, *job) for job in jobs]
-        for future in as_completed(futures):
-            episodes += future.result()
-            print(f"\r{len(episodes)} of {total} episodes", end="", flush=True)
-    except KeyboardInterrupt:
-        interrupted = True
-    finally:
-        pool.shutdown(wait=not interrupted, cancel_futures=True)
+    episodes, interrupted = run_jobs(run, jobs, options.workers, lambda job: len(job[-1]))
     figures = figures_of(episodes, options)
-    print()
     for each in figures["rows"]:
         print(line(each))
     content = {

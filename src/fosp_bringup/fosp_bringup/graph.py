@@ -155,14 +155,14 @@ def nodes(arguments: Arguments) -> list[NodeSpec]:
     world: list[NodeSpec] = []
     if arguments.sim == "mujoco":
         # It stands for the camera and the arm, which wait for no program; faster than they are, it could take all.
-        pace = Priority.CONTROL if arguments.real_time_factor <= 1.0 else Priority.NORMAL
+        priority = Priority.CONTROL if arguments.real_time_factor <= 1.0 else Priority.NORMAL
         world.append(
             NodeSpec(
                 "fosp_sim",
                 "simulation_node",
                 names.SIMULATION_NODE,
                 {"real_time_factor": arguments.real_time_factor, **clock},
-                pace,
+                priority,
                 role="simulation",
             )
         )

@@ -53,7 +53,7 @@ class Hold:
 
     @property
     def within_limit(self) -> bool:
-        """Whether the arm held in time, to the millisecond: what is stamped every 20 ms is so give or take less."""
+        """Whether the arm held in time, to the millisecond: the samples' stamps are no truer than that."""
         return self.hold_s is not None and round(self.hold_s, 3) <= HOLD_LIMIT_S
 
 
