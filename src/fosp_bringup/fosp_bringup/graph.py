@@ -16,7 +16,7 @@ from ament_index_python.packages import get_package_share_directory
 import fosp_description
 from fosp_bringup.priority import Priority
 from fosp_core.task import check_scene
-from fosp_ros import names
+from fosp_ros import names, scheduling
 
 SIMULATORS: Final = ("mujoco", "gazebo", "none")
 ARM_BACKENDS: Final = ("ik", "servo", "moveit")
@@ -138,6 +138,24 @@ class NodeSpec:
     """Arguments before ``--ros-args``."""
     once: bool = False
     """Whether it ends by itself when its work is done."""
+
+    @property
+    def starting_priority(self) -> Priority:
+        """Priority at the process's start. A node of this project takes real time when it is ready: what a start takes
+        of the processor, in real time it would take from nodes that work already.
+        """
+        return Priority.NORMAL if self.priority.realtime and self.is_ours else self.priority
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the process finds in its environment: the real-time priority that it is to take."""
+        asked = str(self.priority.realtime or "") if self.is_ours else ""
+        return {scheduling.REALTIME_VARIABLE: asked}
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is a node of this project."""
+        return self.package.startswith("fosp_")
 
 
 def nodes(arguments: Arguments) -> list[NodeSpec]:

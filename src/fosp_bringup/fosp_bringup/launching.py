@@ -106,14 +106,14 @@ def _entities(context: LaunchContext, roles: Sequence[str]) -> list[LaunchDescri
 def _action(spec: NodeSpec, arguments: Arguments) -> Node:
     # The kernel ends the node with the launcher, however that dies; a node told to end leaves the arm holding.
     prefix = ["setpriv --pdeathsig TERM --"] if shutil.which("setpriv") else []
-    prefix += priority.prefix(spec.priority)
+    prefix += priority.prefix(spec.starting_priority)
     # Texts stay texts: launch may read "2024", or XML with a colon, as YAML.
     parameters = {
         name: ParameterValue(value, value_type=str) if isinstance(value, str) else value
         for name, value in spec.parameters.items()
     }
     overriding = [str(Path(arguments.parameters).expanduser().absolute())] if arguments.parameters else []
-    environment = {"PYTHONUNBUFFERED": "1", **security.environment(spec.name, os.environ)}
+    environment = {"PYTHONUNBUFFERED": "1", **spec.environment, **security.environment(spec.name, os.environ)}
     if spec.package == "ros_gz_sim":
         # Where Gazebo looks for gz_ros2_control.
         paths = [os.environ.get(name, "") for name in ("GZ_SIM_SYSTEM_PLUGIN_PATH", "LD_LIBRARY_PATH")]
@@ -152,7 +152,7 @@ def _say_when_it_ends(spec: NodeSpec, node: Node) -> RegisterEventHandler:
     def say(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity] | None:
         if context.is_shutdown:
             return None
-        if event.returncode == EXIT_CONFIGURATION and spec.package.startswith("fosp_"):
+        if event.returncode == EXIT_CONFIGURATION and spec.is_ours:
             return [LogInfo(msg=f"{spec.name} refused to start; it says why above"), Shutdown(reason="a node refused")]
         if spec.once and event.returncode == 0:
             return None

@@ -262,7 +262,8 @@ def run(
     rules = [part for rule in remap for part in ("-r", rule)]
     for spec in specs:
         ros_args = ["--ros-args", "-r", f"__node:={spec.name}", "--params-file", str(parameters), *rules]
-        manager.add_node(spec.name, [str(programs[spec.name]), *ros_args], env, spec.priority)
+        command = [str(programs[spec.name]), *ros_args]
+        manager.add_node(spec.name, command, {**env, **spec.environment}, spec.starting_priority)
     waiter = [sys.executable, "-m", "fosp_bringup.discovery", "wait", *graph.services(arguments)]
     manager.add_node(READY, waiter, env, Priority.RELAXED)
     if arguments.realtime and not realtime_allowed():

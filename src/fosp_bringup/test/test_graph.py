@@ -23,6 +23,7 @@ from fosp_bringup.graph import (
 from fosp_bringup.priority import Priority
 from fosp_core.task import ARM_JOINTS
 from fosp_ros import names
+from fosp_ros.scheduling import REALTIME_VARIABLE
 
 
 def names_of(arguments: Arguments) -> list[str]:
@@ -50,7 +51,7 @@ def test_gazebo_takes_the_place_of_the_simulation_and_gives_the_time() -> None:
         "gazebo_bridge",
         *names_of(Arguments()),
     ]
-    ours = [spec for spec in specs if spec.package.startswith("fosp_")]
+    ours = [spec for spec in specs if spec.is_ours]
     assert all(spec.parameters["use_sim_time"] is True for spec in ours)
     world = ElementTree.fromstring(specs[0].parameters["world_sdf_string"])
     assert {model.get("name") for model in world.iter("model")} >= {"panda", "table", "camera"}
@@ -69,6 +70,18 @@ def test_trainer_is_an_option_that_yields_and_has_no_simulation_to_ask_on_a_real
     assert "paired_episodes" not in simulated.parameters
     real = next(s for s in nodes(Arguments(sim="none", trainer=True)) if s.name == "trainer_node")
     assert real.parameters["paired_episodes"] == 0
+
+
+def test_only_what_cannot_take_real_time_itself_starts_with_it() -> None:
+    specs = {spec.name: spec for spec in nodes(Arguments(sim="none", arm_backend="servo", trainer=True))}
+    assert all(not spec.starting_priority.realtime for spec in specs.values() if spec.is_ours)
+    assert specs["trainer_node"].starting_priority is Priority.BACKGROUND
+    assert specs["servo_node"].starting_priority is Priority.CONTROL
+    asked = {name: spec.environment[REALTIME_VARIABLE] for name, spec in specs.items()}
+    assert asked["safety_monitor"] == str(Priority.SAFETY.realtime)
+    assert (asked["trainer_node"], asked["servo_node"]) == ("", "")
+    without = nodes(Arguments(realtime=False))
+    assert {spec.environment[REALTIME_VARIABLE] for spec in without} == {""}
 
 
 def test_what_consents_and_holds_comes_before_what_decides_and_that_before_the_rest() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +12,7 @@ from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.node import Node
 
-from fosp_ros import names, qos
+from fosp_ros import names, qos, scheduling
 
 
 class Level(IntEnum):
@@ -67,7 +65,7 @@ class Diagnostics:
     def publish(self) -> None:
         """Publish now."""
         health = self._health()
-        values: dict[str, object] = {**health.values, "scheduling": scheduling()}
+        values: dict[str, object] = {**health.values, "scheduling": scheduling.describe()}
         values.update({f"count.{name}": count for name, count in sorted(self._counts.items())})
         if self._last_fault:
             values["last_fault"] = self._last_fault
@@ -81,17 +79,6 @@ class Diagnostics:
         message = DiagnosticArray(status=[status])
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(message)
-
-
-def scheduling() -> str:
-    """How the kernel schedules this process, in words."""
-    if sys.platform == "linux":
-        policy = os.sched_getscheduler(0)
-        if policy in (os.SCHED_FIFO, os.SCHED_RR):
-            return f"real time, priority {os.sched_getparam(0).sched_priority}"
-        if policy == os.SCHED_IDLE:
-            return "only while nothing else wants to run"
-    return f"niceness {os.getpriority(os.PRIO_PROCESS, 0)}"
 
 
 def _text(value: object) -> str:

@@ -9,6 +9,7 @@ from lifecycle_msgs.msg import State
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from fosp_core.bundle import BundleError
+from fosp_ros import scheduling
 from fosp_ros.errors import ConfigurationError
 from fosp_ros.parameters import Parameter
 
@@ -61,10 +62,14 @@ class ManagedNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Transition callback; see ``activate``."""
         super().on_activate(state)
-        result = self._transition("activate", self.activate)
+        result = self._transition("activate", self._begin)
         if result != TransitionCallbackReturn.SUCCESS:
             super().on_deactivate(state)
         return result
+
+    def _begin(self) -> None:
+        self.activate()
+        scheduling.claim_real_time()
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Transition callback; see ``deactivate``. Publishers work until the hook has returned."""

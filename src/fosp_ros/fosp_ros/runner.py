@@ -15,6 +15,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from fosp_core.bundle import BundleError
+from fosp_ros import scheduling
 from fosp_ros.errors import ConfigurationError
 
 EXIT_OK = 0
@@ -49,6 +50,9 @@ def run(factory: Callable[[], Node], name: str, args: Sequence[str] | None = Non
     try:
         try:
             node = factory()
+            # A lifecycle node that waits for transitions has its work before it still.
+            if getattr(node, "is_active", True):
+                scheduling.claim_real_time()
         except (ConfigurationError, BundleError) as error:
             return _complain(name, str(error))
         return _spin(node, name, stop)
