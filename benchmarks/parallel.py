@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import as_completed
 from typing import Any, TypeVar
+
+from fosp_trainer.pool import process_pool
 
 Result = TypeVar("Result")
 Job = tuple[Any, ...]
@@ -22,7 +23,7 @@ def run_jobs(
     results: list[Result] = []
     total, done, interrupted = sum(map(episodes, jobs)), 0, False
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    pool = process_pool(workers)
     try:
         futures = {pool.submit(function, *job): job for job in jobs}
         for future in as_completed(futures):

@@ -6,9 +6,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from fosp_core import task
 from fosp_core.statistics import wilson_interval
 from fosp_sim.environment import SafeReachEnv
 from fosp_sim.scripted import CONTROLLERS, PlannerController
+from fosp_trainer.pool import process_pool
 
 
 @dataclass
@@ -84,7 +83,7 @@ def main(options: Options) -> None:
     jobs = [
         (scene, name, options.episodes, options.seed_index) for scene in options.scenes for name in options.controllers
     ]
-    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
+    with process_pool(options.workers) as pool:
         rows = []
         for figures in pool.map(row, *zip(*jobs, strict=True)):
             rows.append(figures)

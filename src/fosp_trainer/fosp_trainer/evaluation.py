@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -21,6 +20,7 @@ from fosp_core.pilot import Pilot
 from fosp_core.selector import Mode
 from fosp_core.statistics import wilson_interval
 from fosp_trainer.errors import UserError
+from fosp_trainer.pool import process_pool
 from fosp_trainer.progress import bar
 
 if TYPE_CHECKING:
@@ -168,8 +168,7 @@ def run_episodes(
         load_bundle(drive.bundle)
     chunks = [(drive, list(seeds[i : i + CHUNK])) for drive, seeds in drives for i in range(0, len(seeds), CHUNK)]
     total = sum(len(seeds) for _, seeds in drives)
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(max_workers=max(1, min(workers, len(chunks))), mp_context=context)
+    pool = process_pool(max(1, min(workers, len(chunks))))
     try:
         futures = {pool.submit(_run_chunk, drive, seeds): drive for drive, seeds in chunks}
         with bar(name, total, quiet=quiet) as shown:
