@@ -62,12 +62,12 @@ class ManagedNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Transition callback; see ``activate``."""
         super().on_activate(state)
-        result = self._transition("activate", self._begin)
+        result = self._transition("activate", self._become_active)
         if result != TransitionCallbackReturn.SUCCESS:
             super().on_deactivate(state)
         return result
 
-    def _begin(self) -> None:
+    def _become_active(self) -> None:
         self.activate()
         scheduling.claim_real_time()
 
