@@ -340,6 +340,27 @@ class TestRun:
         assert {name: seen[name] for name in given} == given
         assert seen["FOSP_WORKSPACE"] == str(ROOT)
 
+    @pytest.mark.parametrize(
+        "given",
+        [
+            {},
+            {"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"},
+            {"FASTDDS_DEFAULT_PROFILES_FILE": "/mine.xml"},
+            {"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp"},
+        ],
+    )
+    def test_nodes_reach_each_other_as_the_runner_would_have_it(self, given: dict[str, str]) -> None:
+        from fosp_bringup import middleware
+
+        names = (middleware.RANGE, middleware.PROFILES, middleware.TRANSPORTS)
+        unset = dict.fromkeys(names, "") | given
+        seen = dict(line.split("=", 1) for line in self.run("env", **unset).stdout.splitlines() if "=" in line)
+        for name, value in (given | middleware.environment(given)).items():
+            if name == middleware.PROFILES:
+                assert Path(seen[name]).resolve() == Path(value).resolve()
+            else:
+                assert seen[name] == value
+
     def test_executables_and_nested_calls_share_one_path(self) -> None:
         once = self.run("bash", "-c", "command -v fosp-train >/dev/null && echo $PATH:$PYTHONPATH:$AMENT_PREFIX_PATH")
         twice = self.run(str(ROOT / "run"), "bash", "-c", "echo $PATH:$PYTHONPATH:$AMENT_PREFIX_PATH")

@@ -26,7 +26,7 @@ from honcho.manager import Manager
 from honcho.printer import Message, Printer
 from honcho.process import Popen, Process
 
-from fosp_bringup import domain, graph, workspace
+from fosp_bringup import domain, graph, middleware, workspace
 from fosp_bringup.graph import Arguments, GraphError, NodeSpec
 from fosp_bringup.lifetime import child_setup, die_with_parent
 from fosp_bringup.priority import NO_REALTIME, Priority, realtime_allowed
@@ -173,11 +173,9 @@ def read_processes(run_folder: Path) -> dict[str, dict[str, int | None]]:
 
 
 def environment(log_folder: Path, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Environment of the nodes: this host only, images through shared memory, one thread a library."""
+    """Environment of the nodes: this computer only, one thread a library."""
     defaults = {
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        # The default transport loses images larger than one datagram.
-        "FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA",
+        **middleware.environment(base),
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
         "RCUTILS_COLORIZED_OUTPUT": "0",
