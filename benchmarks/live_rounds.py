@@ -27,9 +27,9 @@ from rich.console import Console
 from rich.table import Table
 from std_srvs.srv import Trigger
 
-from fosp_bringup import graph, runner, workspace
+from fosp_bringup import runner, workspace
 from fosp_bringup.client import GraphClient, SilenceError
-from fosp_bringup.demo import READY_TIMEOUT_S, DemoError, Graph
+from fosp_bringup.demo import DemoError, Graph, wait_ready
 from fosp_bringup.domain import free_domain
 from fosp_bringup.graph import Arguments
 from fosp_bringup.second_act import Round
@@ -129,7 +129,7 @@ class Row:
         process = Graph(self.arguments, self.folder)
         try:
             with GraphClient() as self.client:
-                self._wait(process)
+                wait_ready(self.client, self.arguments, self.folder, process.check)
                 self.reactions = Reactions()
                 commands = PolledSubscription(self.client.node, TwistStamped, names.ARM_COMMAND, qos.COMMAND)
                 self.halt = self.client.node.create_client(Trigger, names.SAFETY_HALT)
@@ -141,14 +141,6 @@ class Row:
                     listener.close()
         finally:
             process.stop()
-
-    def _wait(self, process: Graph) -> None:
-        begin = time.monotonic()
-        while missing := self.client.missing(graph.services(self.arguments)):
-            process.check()
-            if time.monotonic() - begin > READY_TIMEOUT_S:
-                raise DemoError(f"after {READY_TIMEOUT_S:g} s the graph still lacks {', '.join(missing)}")
-            time.sleep(0.2)
 
     def _act(self, check: Callable[[], None]) -> dict[str, Any]:
         options = self.options

@@ -65,6 +65,10 @@ class Trained:
     def kill(self) -> None:
         """SIGKILL the trainer, and wait until the graph has forgotten it."""
         os.kill(self.trainer_pid, signal.SIGKILL)
+        self.forget()
+
+    def forget(self) -> None:
+        """Wait until the graph has forgotten the trainer, which was killed."""
         self.eventually(lambda: "trainer_node" not in self.client.node.get_node_names(), "the trainer's end")
 
     def revive(self, start: Callable[..., Any]) -> Any:
@@ -247,18 +251,21 @@ def test_trainer_killed_in_the_swap_leaves_one_model_for_all_after_its_next_star
     from fosp_core.bundle import newest
 
     made_up_run(graph.records / "made-up")
-    # a node that does not answer holds the swap open: before the monitor has loaded, or between it and the policy
+    heard: list[Any] = []
+    graph.begin(heard, steps=2, episodes=["made-up"])
+    # A node that does not answer holds the swap open: before the monitor has loaded, or between it and the policy. Not
+    # stopped earlier: after 20 s of silence the others take it for dead, and it takes its time to be known again.
+    graph.eventually(lambda: any(f.stage in ("export", "gate") for f in heard), "the round's bundle", ROUND_S)
     graph.send_signal(stopped, signal.SIGSTOP)
     try:
-        heard: list[Any] = []
-        graph.begin(heard, steps=2, episodes=["made-up"])
         graph.eventually(lambda: any(f.stage == "swap" for f in heard), "the swap", ROUND_S)
         graph.eventually(lambda: models.unfinished_swap(graph.models) is not None, "the note of the swap")
         if stopped == "policy_node":
             graph.eventually(lambda: graph.monitored_model() == "small-r1", "the monitor to load")
-        graph.kill()
+        os.kill(graph.trainer_pid, signal.SIGKILL)
     finally:
         graph.send_signal(stopped, signal.SIGCONT)
+    graph.forget()
     assert models.unfinished_swap(graph.models) == models.Swap("small-r1", "small")
     assert newest(graph.models).name == "small", "what starts now starts with the old model"
 

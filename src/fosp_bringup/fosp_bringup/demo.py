@@ -151,6 +151,17 @@ class Graph:
                 self._process.wait()
 
 
+def wait_ready(client: GraphClient, arguments: Arguments, folder: Path, check: Callable[[], None]) -> None:
+    """Wait until every part of the graph in ``folder`` can be asked; ``DemoError`` names those that cannot."""
+    begin = time.monotonic()
+    while missing := client.missing(graph.services(arguments)):
+        check()
+        if time.monotonic() - begin > READY_TIMEOUT_S:
+            told = f"after {READY_TIMEOUT_S:g} s the graph still lacks {', '.join(missing)}"
+            raise DemoError(f"{told}; see {folder / runner.LOG_FOLDER}")
+        time.sleep(0.1)
+
+
 class Demo:
     """One run of the demo."""
 
@@ -281,14 +292,7 @@ class Demo:
         begin = time.monotonic()
         self._progress.stage = "starting the graph"
         # the trainer has time until the second act
-        while missing := client.missing(graph.services(replace(self._arguments, trainer=False))):
-            check()
-            if time.monotonic() - begin > READY_TIMEOUT_S:
-                raise DemoError(
-                    f"after {READY_TIMEOUT_S:g} s the graph still lacks {', '.join(missing)}; "
-                    f"see {self._folder / runner.LOG_FOLDER}"
-                )
-            time.sleep(0.1)
+        wait_ready(client, replace(self._arguments, trainer=False), self._folder, check)
         self._phases["graph ready after (s)"] = time.monotonic() - begin
 
     def _run_episodes(
