@@ -255,7 +255,7 @@ def test_trainer_killed_in_the_swap_leaves_one_model_for_all_after_its_next_star
     graph.begin(heard, steps=2, episodes=["made-up"])
     # A node that does not answer holds the swap open: before the monitor has loaded, or between it and the policy. Not
     # stopped earlier: after 20 s of silence the others take it for dead, and it takes its time to be known again.
-    graph.eventually(lambda: any(f.stage in ("export", "gate") for f in heard), "the round's bundle", ROUND_S)
+    graph.eventually(lambda: any(f.stage in ("exporting", "gate") for f in heard), "the round's bundle", ROUND_S)
     graph.send_signal(stopped, signal.SIGSTOP)
     try:
         graph.eventually(lambda: any(f.stage == "swap" for f in heard), "the swap", ROUND_S)
