@@ -24,12 +24,13 @@ from fosp_bringup.client import GraphClient
 from fosp_bringup.demo import Graph, wait_ready
 from fosp_bringup.domain import free_domain
 from fosp_bringup.graph import Arguments
+from fosp_bringup.priority import Priority, prefix
 from fosp_bringup.summary import load_episodes, summarize
 from fosp_core.statistics import summarize_latency
 from fosp_core.task import evaluation_seed
 from fosp_interfaces.action import RunEpisodes
 
-Company = Literal["alone", "nodes", "graphs"]
+Company = Literal["alone", "nodes", "graphs", "real-time graphs"]
 Transport = Literal["loopback", "shared memory"]
 
 NODE = """
@@ -55,7 +56,9 @@ class Options:
     """What is run."""
 
     company: tuple[Company, ...] = get_args(Company)
-    """Who else is there: nobody, nodes of the same ROS domain one after the other, or graphs of another domain."""
+    """Who else is there: nobody, nodes of the same ROS domain one after the other, graphs of another domain, or such
+    graphs whose processes have real time from their start on, as from a starter that does not leave it to the nodes.
+    """
     transports: tuple[Transport, ...] = get_args(Transport)
     """How the nodes reach each other: as by default, or as Fast DDS does by itself on one computer."""
     episodes: int = 20
@@ -71,10 +74,13 @@ def bystanders(company: Company, folder: Path) -> Iterator[list[float]]:
     """Starts them one after the other until the block ends; gives how long each was there, s."""
     stays: list[float] = []
     ended = threading.Event()
-    another = [sys.executable, "-m", "fosp_bringup.runner", "--run-folder", str(folder / "bystander")]
+    another = ["timeout", "--signal", "INT", str(GRAPH_S), sys.executable, "-m", "fosp_bringup.runner"]
+    another += ["--run-folder", str(folder / "bystander")]
+    elsewhere = {"ROS_DOMAIN_ID": str(free_domain())}
     commands = {
         "nodes": ([sys.executable, "-c", NODE], {}),
-        "graphs": (["timeout", "--signal", "INT", str(GRAPH_S), *another], {"ROS_DOMAIN_ID": str(free_domain())}),
+        "graphs": (another, elsewhere),
+        "real-time graphs": (prefix(Priority.CONTROL) + another, elsewhere),
     }
 
     def come_and_go() -> None:
