@@ -101,7 +101,7 @@ def test_interrupt_in_a_round_keeps_what_there_is(
     runs = tmp_path / "runs"
     demo = start(
         "fosp_bringup.demo",
-        *("--episodes", "1", "--new-episodes", "1", "--explored-episodes", "2"),
+        *("--episodes", "1", "--new-episodes", "1", "--explored-episodes", "4"),
         *("--models-root", str(small_models), "--runs", str(runs)),
     )
     eventually(lambda: "world model" in demo.output or demo.process.poll() is not None, "the round", 2 * PATIENCE_S)
