@@ -25,8 +25,9 @@ from recording import record
 from fosp_core import task
 from fosp_core.bundle import load_bundle, newest
 from fosp_core.pilot import Pilot
+from fosp_core.statistics import auroc
 from fosp_sim.environment import SafeReachEnv, Snapshot
-from fosp_trainer.calibration import HORIZON_STEPS, auroc
+from fosp_trainer.calibration import HORIZON_STEPS
 
 STRIDE: Final = 2
 """Steps between the states that are looked at."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -66,6 +67,20 @@ def paired_difference_interval(
     below, above = q - q_low, p_high - p
     high = p - q + math.sqrt(max(below**2 - 2 * phi * below * above + above**2, 0.0))
     return max(low, -1.0), min(high, 1.0)
+
+
+def auroc(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float | None:
+    """Area under the ROC curve: the probability that a positive's score exceeds a negative's, ties counting half.
+
+    Scores and marks (N,); None without both kinds.
+    """
+    count = int(positive.sum())
+    others = len(positive) - count
+    if count == 0 or others == 0:
+        return None
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * others))
 
 
 def summarize_latency(milliseconds: Sequence[float]) -> dict[str, float | int | None]:

@@ -1,11 +1,13 @@
-"""Intervals and latency summaries."""
+"""Intervals, the area under a ROC curve, and latency summaries."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fosp_core.statistics import paired_difference_interval, summarize_latency, wilson_interval
+from fosp_core.statistics import auroc, paired_difference_interval, summarize_latency, wilson_interval
 
 
 def test_wilson_interval_matches_a_published_value() -> None:
@@ -56,3 +58,20 @@ def test_latency_summary_ignores_missing_values() -> None:
     assert summary["count"] == 3
     assert summary["p50"] == 2.0
     assert summarize_latency([])["p50"] is None
+
+
+def test_auroc_of_separated_reversed_and_tied_scores() -> None:
+    positive = np.array([False, False, True, True])
+    assert auroc(np.array([0.1, 0.2, 0.3, 0.4]), positive) == 1.0
+    assert auroc(np.array([0.4, 0.3, 0.2, 0.1]), positive) == 0.0
+    assert auroc(np.ones(4), positive) == 0.5
+    assert auroc(np.ones(4), np.zeros(4, np.bool_)) is None
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(0.0, 1.0, width=32), st.booleans()), min_size=2, max_size=40))
+def test_auroc_counts_pairs(pairs: list[tuple[float, bool]]) -> None:
+    scores, positive = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
+    wins = [float(a > b) + 0.5 * float(a == b) for a in scores[positive] for b in scores[~positive]]
+    found = auroc(scores, positive)
+    assert (found is None) if not wins else found == pytest.approx(np.mean(wins))

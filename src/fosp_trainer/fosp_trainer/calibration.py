@@ -21,7 +21,7 @@ from scipy import special
 
 from fosp_core.bundle import Thresholds
 from fosp_core.safety import average_surprise
-from fosp_core.statistics import wilson_interval
+from fosp_core.statistics import auroc, wilson_interval
 from fosp_core.task import CONTROL_PERIOD_S
 
 Array = NDArray[np.float64]
@@ -235,17 +235,6 @@ def affordable_caution(risks: Array, share: float) -> float:
     ordered = np.sort(risks)[::-1]
     allowed = int(share * len(ordered))
     return float(np.clip(np.nextafter(ordered[allowed], 2.0), LEAST_THRESHOLD, 1.0))
-
-
-def auroc(scores: Array, positive: NDArray[np.bool_]) -> float | None:
-    """Probability that a positive's score exceeds a negative's, ties counting half; None without both kinds."""
-    count = int(positive.sum())
-    others = len(positive) - count
-    if count == 0 or others == 0:
-        return None
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * others))
 
 
 def dangerous(trace: Trace, horizon: int = HORIZON_STEPS) -> tuple[Array, NDArray[np.bool_]]:

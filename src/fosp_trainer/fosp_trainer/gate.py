@@ -21,6 +21,7 @@ from scipy import stats
 from fosp_core.bundle import Bundle
 from fosp_core.runtime import PolicyRuntime
 from fosp_core.selector import Mode, Selector
+from fosp_core.statistics import auroc
 from fosp_trainer.agent import Agent
 from fosp_trainer.data import Frames
 from fosp_trainer.evaluation import discounted_reach
@@ -250,15 +251,6 @@ def paired_mean_bound(differences: Array, confidence: float) -> tuple[float, flo
     return mean, mean + float(stats.t.ppf(confidence, len(differences) - 1)) * error
 
 
-def separation(score: Array, positive: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve: how often a positive scores above a negative; NaN where one of them is missing."""
-    n, m = int(positive.sum()), int((~positive).sum())
-    if n == 0 or m == 0:
-        return math.nan
-    ranks = stats.rankdata(score)
-    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))
-
-
 def _by_episode(reading: Reading, values: Array) -> Array:
     return np.asarray([values[reading.episode == e].mean() for e in np.unique(reading.episode)])
 
@@ -278,15 +270,16 @@ def check_labels(labels: Labels, settings: Settings) -> Check:
     share = float(labels.costly.mean())
     if share > 0.5:
         return Check("labels", False, share, 0.5, f"{100 * share:.0f} % of the new episodes' frames have a cost")
-    area = separation(labels.state_risk, labels.costly)
-    if math.isnan(area):
-        return Check("labels", True, area, 0.5, "no frame of the new episodes has a cost")
+    area = auroc(labels.state_risk, labels.costly)
+    if area is None:
+        return Check("labels", True, math.nan, 0.5, "no frame of the new episodes has a cost")
     costly, all_ = len(np.unique(labels.episode[labels.costly])), labels.episodes
     chance = math.sqrt((costly + all_ + 1) / (12 * costly * all_))
     limit = max(0.0, 0.5 - NormalDist().inv_cdf(settings.confidence) * chance)
     told = f"the current model ranks frames with a cost above others {100 * area:.0f} % of the time"
     if labels.nearness is not None:
-        near = separation(labels.nearness, labels.costly)
+        near = auroc(labels.nearness, labels.costly)
+        assert near is not None
         told += f", nearness to obstacles {100 * near:.0f} %"
         area = max(area, near)
     told += f" (at least {100 * limit:.0f} % by chance in {all_} episodes)"

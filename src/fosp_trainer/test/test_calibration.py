@@ -199,23 +199,6 @@ def test_affordable_caution_keeps_to_its_share(risks: list[float], share: float)
 # -- quality of the risk
 
 
-def test_auroc_of_separated_reversed_and_tied_scores() -> None:
-    positive = np.array([False, False, True, True])
-    assert c.auroc(np.array([0.1, 0.2, 0.3, 0.4]), positive) == 1.0
-    assert c.auroc(np.array([0.4, 0.3, 0.2, 0.1]), positive) == 0.0
-    assert c.auroc(np.ones(4), positive) == 0.5
-    assert c.auroc(np.ones(4), np.zeros(4, np.bool_)) is None
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(RISKS, st.booleans()), min_size=2, max_size=40))
-def test_auroc_counts_pairs(pairs: list[tuple[float, bool]]) -> None:
-    scores, positive = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
-    wins = [float(a > b) + 0.5 * float(a == b) for a in scores[positive] for b in scores[~positive]]
-    found = c.auroc(scores, positive)
-    assert (found is None) if not wins else found == pytest.approx(np.mean(wins))
-
-
 def test_steps_are_dangerous_within_the_horizon_and_end_at_the_violation() -> None:
     risks, positive = c.dangerous(trace(np.linspace(0, 1, 20).tolist(), violation=14), horizon=10)
     assert len(risks) == 15
