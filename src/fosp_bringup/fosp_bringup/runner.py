@@ -175,13 +175,12 @@ def read_processes(run_folder: Path) -> dict[str, dict[str, int | None]]:
 def environment(log_folder: Path, base: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Environment of the nodes: this computer only, one thread a library."""
     defaults = {
-        **middleware.environment(base),
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
         "RCUTILS_COLORIZED_OUTPUT": "0",
     }
     forced = {"PYTHONUNBUFFERED": "1", "ROS_LOG_DIR": str(log_folder / "ros")}
-    return {**defaults, **base, **forced}
+    return {**defaults, **base, **middleware.environment(base), **forced}
 
 
 def executable(spec: NodeSpec) -> Path:

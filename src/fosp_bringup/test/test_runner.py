@@ -164,6 +164,9 @@ def test_missing_bundle_says_what_to_do(tmp_path: Path) -> None:
 def test_environment_keeps_what_the_user_set(tmp_path: Path) -> None:
     env = runner.environment(tmp_path, {"OMP_NUM_THREADS": "4"})
     assert env["OMP_NUM_THREADS"] == "4" and env["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "SYSTEM_DEFAULT"
+    assert runner.environment(tmp_path, {"ROS_AUTOMATIC_DISCOVERY_RANGE": ""}).items() >= {
+        ("ROS_AUTOMATIC_DISCOVERY_RANGE", "SYSTEM_DEFAULT")
+    }
     beyond = runner.environment(tmp_path, {"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"})
     assert beyond["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "SUBNET" and "FASTDDS_DEFAULT_PROFILES_FILE" not in beyond
 
