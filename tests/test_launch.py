@@ -433,7 +433,8 @@ def test_trainer_and_operators_tools_are_there_when_asked_for_and_the_arm_is_bro
         wait_until_active(client, "trainer_node", eventually)
         policies = {name: os.sched_getscheduler(pid) for name, pid in launcher.nodes().items()}
         assert {name for name, policy in policies.items() if policy == os.SCHED_IDLE} == {"trainer_node"}
-        hurried = {names.SAFETY_MONITOR, names.ARM_NODE, names.POLICY_NODE} if realtime_allowed() else set()
+        control = {names.SAFETY_MONITOR, names.ARM_NODE, names.POLICY_NODE, names.SIMULATION_NODE}
+        hurried = control if realtime_allowed() else set()
         assert {name for name, policy in policies.items() if policy == os.SCHED_RR} == hurried
         assert run_episodes(client).success
         home = client.node.create_client(Trigger, names.ARM_HOME)
