@@ -73,6 +73,9 @@ class Options:
 def bystanders(company: Company, folder: Path) -> Iterator[list[float]]:
     """Starts them one after the other until the block ends; gives how long each was there, s."""
     stays: list[float] = []
+    if company == "alone":
+        yield stays
+        return
     ended = threading.Event()
     another = ["timeout", "--signal", "INT", str(GRAPH_S), sys.executable, "-m", "fosp_bringup.runner"]
     another += ["--run-folder", str(folder / "bystander")]
@@ -83,29 +86,24 @@ def bystanders(company: Company, folder: Path) -> Iterator[list[float]]:
         "real-time graphs": (prefix(Priority.CONTROL) + another, elsewhere),
     }
 
+    command, variables = commands[company]
+
     def come_and_go() -> None:
-        command, variables = commands[company]
         while not ended.is_set():
             begin = time.monotonic()
             with (folder / "bystanders.log").open("a") as log:
                 subprocess.run(
-                    command,
-                    env={**os.environ, **variables},
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    check=False,
+                    command, env={**os.environ, **variables}, stdout=log, stderr=subprocess.STDOUT, check=False
                 )
             stays.append(round(time.monotonic() - begin, 2))
 
     thread = threading.Thread(target=come_and_go, daemon=True)
-    if company != "alone":
-        thread.start()
+    thread.start()
     try:
         yield stays
     finally:
         ended.set()
-        if company != "alone":
-            thread.join()
+        thread.join()
 
 
 def row(options: Options, arguments: Arguments, company: Company, folder: Path) -> dict[str, Any]:
